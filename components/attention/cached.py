@@ -1,0 +1,134 @@
+"""What the attentions share: rotary positions and a cache of keys and values."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gecko_lab.kernels.attention import Pattern, attention
+from gecko_lab.kernels.rotary import rotary, rotary_angles
+from gecko_lab.slots import Attention
+from gecko_lab.state import Segments
+
+
+class AttentionState(NamedTuple):
+    """What later queries may still see.
+
+    Attributes:
+        keys: `[B, M, K, S]`, rotated to their place in the stream.
+        values: `[B, M, K, V]`.
+        segments: int64 `[B, M]`, each key's document; none while the stream has had one document.
+        position: timesteps read.
+    """
+
+    keys: Tensor
+    values: Tensor
+    segments: Tensor | None
+    position: int
+
+
+class CachedAttention(Attention):
+    """Softmax attention, scale 1, rotary positions absolute in the stream (RoFormer, arXiv 2104.09864)."""
+
+    pattern: Pattern
+
+    @abstractmethod
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        size: int,
+        dropout: float,
+        rope_base: float,
+        num_rope_heads: int | None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if num_rope_heads is None:
+            num_rope_heads = num_heads
+        if not 0 <= num_rope_heads <= num_heads:
+            raise ValueError(f"{name}: num_rope_heads must lie in 0 … {num_heads} (num_heads), got {num_rope_heads}")
+        if num_rope_heads and key_dim % 2:
+            raise ValueError(f"{name}: rotary positions need an even key dim per head, got {key_dim}")
+        if size < 1:
+            raise ValueError(f"{name}: the window must be at least 1 timestep, got {size}")
+        self.num_heads, self.key_dim, self.value_dim, self.size = num_heads, key_dim, value_dim, size
+        self.dropout, self.rope_base, self.num_rope_heads = dropout, rope_base, num_rope_heads
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: AttentionState | None = None,
+        segments: Segments | None = None,
+    ) -> tuple[Tensor, AttentionState]:
+        """`q` `[B, L, H, S]`, `k` `[B, L, K, S]`, `v` `[B, L, K, V]` to `[B, L, H, V]`; `K` divides `H`."""
+        position = 0 if state is None else state.position
+        if self.num_rope_heads * k.shape[2] % self.num_heads:
+            raise ValueError(
+                f"{type(self).__name__}: num_rope_heads {self.num_rope_heads} ends inside a group of "
+                f"{self.num_heads // k.shape[2]} heads that share their keys"
+            )
+        if self.num_rope_heads:
+            cos, sin = rotary_angles(position, q.shape[1], q.shape[3], self.rope_base, q.device)
+            q, k = self._rotate(q, cos, sin), self._rotate(k, cos, sin)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        key_segments = None if segments is None else segments.ids
+        if state is not None:
+            key_segments = _join_segments(state, key_segments, k.shape[1])
+            k, v = torch.cat((state.keys, k), dim=1), torch.cat((state.values, v), dim=1)
+        y = attention(
+            q,
+            k,
+            v,
+            pattern=self.pattern,
+            size=self.size,
+            query_segments=None if key_segments is None else key_segments[:, -q.shape[1] :],
+            key_segments=key_segments,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        position += q.shape[1]
+        kept = slice(k.shape[1] - self.kept(position), None)
+        return y, AttentionState(
+            k[:, kept], v[:, kept], None if key_segments is None else key_segments[:, kept], position
+        )
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate the first `num_rope_heads` heads of `[B, L, H, S]`; heads that share keys are rotated alike."""
+        count = self.num_rope_heads * x.shape[2] // self.num_heads
+        if count == x.shape[2]:
+            return rotary(x, cos, sin)
+        return torch.cat((rotary(x[:, :, :count], cos, sin), x[:, :, count:]), dim=2)
+
+    @abstractmethod
+    def kept(self, position: int) -> int:
+        """How many of the last keys and values a stream that has read `position` timesteps still needs."""
+
+    def flops_per_token(self, length: int) -> float:
+        """Scores and weighted values over the keys that are seen, averaged over the stream."""
+        return 2 * self.num_heads * (self.key_dim + self.value_dim) * self.mean_visible(length)
+
+    @abstractmethod
+    def mean_visible(self, length: int) -> float:
+        """Keys that a query sees, averaged over a stream of `length` timesteps in one document."""
+
+    def state_bytes(self, length: int, itemsize: int) -> int:
+        """The keys and values that are kept."""
+        return self.kept(length) * self.num_heads * (self.key_dim + self.value_dim) * itemsize
+
+
+def _join_segments(state: AttentionState, new: Tensor | None, length: int) -> Tensor | None:
+    """Documents `[B, M + L]` of the cached and the new keys; a stream without any so far counts as document 0."""
+    if new is None and state.segments is None:
+        return None
+    cached = state.segments
+    if cached is None:
+        cached = state.keys.new_zeros(state.keys.shape[:2], dtype=torch.long)
+    if new is None:
+        new = cached[:, -1:].expand(-1, length)
+    return torch.cat((cached, new), dim=1)

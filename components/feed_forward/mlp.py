@@ -1,0 +1,28 @@
+"""Plain feed-forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gecko_lab.components.linear import Linear
+from gecko_lab.slots import FeedForward
+
+
+class MLP(FeedForward):
+    """`W_2 silu(W_1 x)`: the authors' feed-forward without the gate (`swiglu: false`)."""
+
+    def __init__(self, model_dim: int, hidden_dim: int, dropout: float = 0.0, /) -> None:
+        super().__init__()
+        self.fc1 = Linear(model_dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, model_dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` `[B, L, D]` to `[B, L, D]`."""
+        return self.fc2(torch.dropout(F.silu(self.fc1(x)), self.dropout, self.training))
+
+    def flops_per_token(self, length: int) -> float:
+        """Two matrix products."""
+        return 2 * 2 * self.fc1.weight.numel()

@@ -1,0 +1,19 @@
+"""The error for a mistake in what the user asked of the data: one message, no traceback needed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """A user's mistake: a missing path, an unknown name, an option that cannot work with this data.
+
+    The message names what was wrong, where it stands, and what is valid.
+    """
+
+
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` where one of `valid` is near to `name`, otherwise the empty string."""
+    nearest = difflib.get_close_matches(name, list(valid), n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

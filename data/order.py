@@ -1,0 +1,141 @@
+"""In which order samples are seen, apart from how they are stored and who asks for them.
+
+An order gives the sample at each position of each epoch. A sampler cuts the positions into global batches and each
+global batch into the ranks' shares, so that neither ranks nor workers change what is seen at a step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data.distributed import DistributedSampler
+
+Indices = npt.NDArray[np.int64]
+
+
+class SampleOrder(ABC):
+    """A sequence of sample indices for each epoch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    @abstractmethod
+    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+        """Sample indices, int64 `[stop - start]`, at positions `start` to `stop` of the epoch."""
+
+
+class ShuffledOrder(SampleOrder):
+    """A permutation for each epoch: a function of seed, epoch and position alone.
+
+    Chunks are permuted and taken a window at a time, and the samples of a window are permuted together. With no more
+    chunks than a window holds this is a permutation of everything; with more, it needs the memory of one window only,
+    and reads chunk files that lie far away in turn.
+
+    Arguments:
+        samples_per_chunk: how many samples each chunk holds, in the order of their indices.
+        seed: of the permutations.
+        window: chunks whose samples are mixed.
+    """
+
+    def __init__(self, samples_per_chunk: Sequence[int], seed: int, window: int = 16) -> None:
+        self._counts = np.asarray(samples_per_chunk, dtype=np.int64)
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._seed = seed
+        self._window = window
+        self._chunks: tuple[int, Indices] | None = None
+        self._shuffled: tuple[int, int, Indices] | None = None
+
+    def __len__(self) -> int:
+        return int(self._counts.sum())
+
+    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"positions {start} to {stop} of {len(self)}")
+        chunks = self._chunk_order(epoch)
+        window_starts = np.arange(0, len(chunks), self._window)
+        ends = np.cumsum(np.add.reduceat(self._counts[chunks], window_starts)) if len(chunks) else np.empty(0, np.int64)
+        pieces = []
+        while start < stop:
+            window = int(np.searchsorted(ends, start, side="right"))
+            begin = int(ends[window - 1]) if window else 0
+            end = min(stop, int(ends[window]))
+            pieces.append(self._window_order(epoch, window)[start - begin : end - begin])
+            start = end
+        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+    def _chunk_order(self, epoch: int) -> Indices:
+        if self._chunks is None or self._chunks[0] != epoch:
+            self._chunks = epoch, _permutation(len(self._counts), self._seed, epoch, 0)
+        return self._chunks[1]
+
+    def _window_order(self, epoch: int, window: int) -> Indices:
+        if self._shuffled is None or self._shuffled[:2] != (epoch, window):
+            chunks = self._chunk_order(epoch)[window * self._window : (window + 1) * self._window]
+            samples = np.concatenate([np.arange(self._starts[c], self._starts[c] + self._counts[c]) for c in chunks])
+            shuffled = samples[_permutation(len(samples), self._seed, epoch, window + 1)]
+            self._shuffled = epoch, window, shuffled
+        return self._shuffled[2]
+
+
+class SpreadOrder(SampleOrder):
+    """The same in every epoch, as stored: all samples, or `limit` of them spread evenly over the whole.
+
+    Arguments:
+        num_samples: how many there are.
+        limit: how many to take; None for all.
+    """
+
+    def __init__(self, num_samples: int, limit: int | None = None) -> None:
+        count = num_samples if limit is None else min(limit, num_samples)
+        self._indices = np.arange(count, dtype=np.int64) * num_samples // max(count, 1)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def indices(self, epoch: int, start: int, stop: int) -> Indices:
+        return self._indices[start:stop]
+
+
+class OrderSampler(DistributedSampler[int]):
+    """One rank's samples: of every global batch of `num_replicas * batch_size` positions, the rank's share.
+
+    It is a `DistributedSampler` in order that Lightning does not put one in its place.
+
+    Arguments:
+        order: of the samples.
+        batch_size: samples of one rank in one step.
+        num_replicas: ranks that share the data.
+        rank: of this process among them.
+        drop_last: leave out the last positions that fill no global batch; otherwise they are dealt out equally, and
+            only those that cannot be (fewer than `num_replicas`) are left out, so that all ranks take as many steps.
+    """
+
+    def __init__(self, order: SampleOrder, *, batch_size: int, num_replicas: int, rank: int, drop_last: bool) -> None:
+        super().__init__(range(len(order)), num_replicas, rank, shuffle=False, drop_last=drop_last)  # type: ignore[arg-type]
+        self.order = order
+        self.batch_size = batch_size
+        global_batch = batch_size * num_replicas
+        self._num_positions = len(order) - len(order) % (global_batch if drop_last else num_replicas)
+
+    def __len__(self) -> int:
+        return self._num_positions // self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        global_batch = self.batch_size * self.num_replicas
+        for start in range(0, self._num_positions, global_batch):
+            share = min(global_batch, self._num_positions - start) // self.num_replicas
+            begin = start + self.rank * share
+            yield from self.order.indices(self.epoch, begin, begin + share).tolist()
+
+
+def _permutation(length: int, *seeds: int) -> Indices:
+    """A permutation of `range(length)` that depends on the seeds alone.
+
+    Sorts the raw output of a bit generator: NumPy promises that it never changes, unlike `Generator.permutation`.
+    """
+    keys = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(length)
+    return np.argsort(keys, kind="stable").astype(np.int64)

@@ -1,0 +1,68 @@
+"""Tokens, tokens per second, model FLOP/s and peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held at once: of the device where it is a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Throughput(Callback):
+    """Log how much has been read and how fast.
+
+    `tokens`, `tokens_per_second`, `model_flops_per_second` and `peak_memory_bytes`. FLOPs are counted from what each
+    component computes (`Slot.flops_per_token`), three times the forward pass for a training step; recomputation under
+    activation checkpointing is not counted as work. Validation time is left out.
+    """
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._start: float | None = None
+        self._since = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tokens read, for a checkpoint."""
+        return {"tokens": self.tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where a checkpoint stood."""
+        self.tokens = int(state_dict["tokens"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new interval."""
+        self._start = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count, and log an interval that is over."""
+        batch_size, width = batch["tokens"].shape
+        count = batch_size * (width - 1) * trainer.world_size
+        self.tokens += count
+        pl_module.log("tokens", float(self.tokens))
+        now = time.perf_counter()
+        if self._start is None:  # the first batch of an interval only starts the clock
+            self._start, self._since = now, 0
+            return
+        self._since += count
+        if now == self._start:
+            return
+        speed = self._since / (now - self._start)
+        pl_module.log("tokens_per_second", speed, prog_bar=True)
+        network: Any = pl_module.network
+        pl_module.log("model_flops_per_second", 3 * network.flops_per_token(width - 1) * speed)
+        pl_module.log("peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
+        if now - self._start > 10:
+            self._start, self._since = now, 0

@@ -1,0 +1,130 @@
+"""What a training command line says: configuration files found, network options merged, a folder for the run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gecko_lab.assembly import merge
+from gecko_lab.errors import ConfigurationError, nearest
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+_NETWORK = "--model.network"
+
+
+@dataclass
+class Invocation:
+    """A command line, read.
+
+    Attributes:
+        arguments: what is left for LightningCLI, in order; configuration files as JSON without `model.network`.
+        network: the keys of `model.network` from all files and flags, the last winning.
+        run: the run's folder.
+    """
+
+    arguments: list[str]
+    network: dict[str, Any]
+    run: Path
+
+
+def read_invocation(arguments: list[str]) -> Invocation:
+    """Read the arguments that follow the verb.
+
+    Raises:
+        ConfigurationError: for a file that is missing or is not YAML, or a flag without its value.
+    """
+    rest: list[str] = []
+    network: Any = {}
+    run: Path | None = None
+    names: list[str] = []
+    queue = list(arguments)
+    while queue:
+        flag, has_value, value = queue.pop(0).partition("=")
+
+        def take(flag: str = flag, has_value: str = has_value, value: str = value) -> str:
+            if not has_value and not queue:
+                raise ConfigurationError(f"{flag} needs a value")
+            return value if has_value else queue.pop(0)
+
+        if flag in ("--config", "-c"):
+            path = find_config(take())
+            names.append(path.stem)
+            settings = read_yaml(path)
+            model = settings.get("model")
+            if isinstance(model, Mapping) and "network" in model:
+                network = merge(network, model["network"] or {})
+                settings = {**settings, "model": {key: value for key, value in model.items() if key != "network"}}
+            rest += ["--config", json.dumps(settings)]
+        elif flag == "--run":
+            run = Path(take()).expanduser()
+        elif flag == _NETWORK or flag.startswith(_NETWORK + "."):
+            network = merge(network, _nested(flag.removeprefix(_NETWORK).lstrip("."), _read_value(take(), flag)))
+        else:
+            rest.append(flag + has_value + value)
+    if run is None:
+        run = _default_run(names[-1] if names else "run", rest, network)
+    return Invocation(rest, network, run)
+
+
+def find_config(name: str) -> Path:
+    """A configuration file: as given, or in `experiments/` wherever one stands.
+
+    Raises:
+        ConfigurationError: if there is none; the message names the nearest of `experiments/`.
+    """
+    for path in (Path(name).expanduser(), EXPERIMENTS / name):
+        if path.is_file():
+            return path
+    known = [str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.yaml")]
+    raise ConfigurationError(f"--config: there is no file {name}, here or in experiments/{nearest(name, known)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Raises:
+        ConfigurationError: if it is not YAML, or not keys and values.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigurationError(f"{path}: expected keys and values, found {type(settings).__name__}")
+    return settings
+
+
+def _read_value(text: str, flag: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{flag}: {text!r} is not a YAML value") from error
+
+
+def _nested(path: str, value: Any) -> Any:
+    """`a.b` and a value as `{a: {b: value}}`; `class_path` and `init_args` may stand in the path or not."""
+    for key in reversed(path.split(".")) if path else ():
+        value = value if key == "init_args" else {key: value}
+    return value
+
+
+def _default_run(name: str, arguments: list[str], network: Any) -> Path:
+    """A new folder `runs/NAME-IDENTITY`, numbered where that one is taken."""
+    identity = hashlib.sha256(json.dumps([arguments, network], sort_keys=True, default=str).encode()).hexdigest()[:8]
+    base = Path("runs") / f"{name}-{identity}"
+    path, number = copy.copy(base), 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path

@@ -1,0 +1,79 @@
+"""jsonargparse with one message for a mistake, and the nearest valid names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+
+from gecko_lab.errors import ConfigurationError, nearest
+
+_QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|(--\S+)")
+
+
+class HintingMixin:
+    """Errors as a `ConfigurationError` of one line that names the nearest options, instead of the whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise; argparse calls this."""
+        raise ConfigurationError(one_line(message) + self._hint(message)) from ex
+
+    def _hint(self, message: str) -> str:
+        """The nearest keys to one that is not known."""
+        if not re.search(r"unrecognized|does not accept|not expected|No action|invalid choice|unknown", message, re.I):
+            return ""
+        known = self._keys()
+        owner = re.search(r"Group '([^']+)'", message)
+        for match in _QUOTED.finditer(message):
+            name = next(group for group in match.groups() if group).lstrip("-").split("=")[0]
+            names_owner = re.search(rf"(Group|Subcommand) '{re.escape(name)}'", message)
+            if name in known or names_owner:
+                continue
+            hint = nearest(f"{owner[1]}.{name}" if owner else name, known)
+            if "did you mean" in hint:
+                return hint.split(" (valid")[0]
+        return ""
+
+    def _keys(self) -> set[str]:
+        """Every key of the parser and of those of its subcommands."""
+        keys: set[str] = set()
+        for action in self._actions:  # type: ignore[attr-defined]
+            keys.add(action.dest)
+            for parser in (getattr(action, "choices", None) or {}).values() if isinstance(action.choices, dict) else ():
+                keys |= parser._keys()
+        return keys
+
+
+class Parser(HintingMixin, ArgumentParser):
+    """A parser of one of our own verbs."""
+
+
+def one_line(message: str) -> str:
+    """A message of jsonargparse's in plain words, without its layout."""
+    message = re.sub(r"\s+", " ", message).strip()
+    message = re.sub(r"Parser key \"([^\"]+)\": ", r"\1: ", message)
+    message = re.sub(r"Expected an? <class '(\w+)'>\.?", r"expected \1,", message)
+    message = re.sub(r"Expected an? typing\.Literal\[([^\]]+)\]\.?", r"expected one of \1,", message)
+    return re.sub(r", Got value: ", ", got ", message)
+
+
+def run_function(function: Callable[..., Any], program: str, arguments: list[str]) -> Any:
+    """Call a function with what the command line gives: its signature and docstring are the options.
+
+    Keyword-only parameters are flags; the others may be left out and are given by place.
+    """
+    described = docstring_parser.parse(inspect.getdoc(function) or "")
+    description = "\n\n".join(text for text in (described.short_description, described.long_description) if text)
+    parser = Parser(prog=program, description=description, allow_abbrev=False)
+    places = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    parser.add_function_arguments(function, as_group=False, skip={p.name for p in places})
+    for place in places:
+        text = next((p.description for p in described.params if p.arg_name == place.name), None)
+        parser.add_argument(place.name, nargs="?", default=place.default, help=text)
+    values = parser.parse_args(arguments).as_dict()
+    given = [values.pop(place.name) for place in places]
+    return function(*given, **values)

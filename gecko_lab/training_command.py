@@ -1,0 +1,83 @@
+"""`gecko-lab fit|validate|test|predict`: LightningCLI on our model and data."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from gecko_lab.assembly import resolve
+from gecko_lab.callbacks import LossByPosition, Progress, Summary, TextSample, Throughput
+from gecko_lab.configuration import Invocation, read_invocation
+from gecko_lab.data.text import TextDataModule
+from gecko_lab.errors import ConfigurationError
+from gecko_lab.language_model import LanguageModel
+from gecko_lab.parser import HintingMixin
+
+DESCRIPTION = """
+Every option is a key of the YAML and a flag: `--config FILE.yaml` (several are merged, the last wins; files of
+experiments/ are found from anywhere), `--model.network.size 15m`, `--model.network.layer.memory AdditiveMemory`,
+`--data.sources FOLDER`, `--trainer.max_steps 1000`. `--run DIR` names the run's folder; `--print_config` prints every
+option with its value and stops.
+
+Example: gecko-lab fit --config quickstart.yaml --model.network.layer.memory.capacity 2 --run runs/capacity-2
+"""
+
+
+class TrainingParser(HintingMixin, LightningArgumentParser):
+    """LightningCLI's parser with messages of ours."""
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI that keeps each run in a folder."""
+
+    def __init__(self, invocation: Invocation, arguments: list[str]) -> None:
+        run = str(invocation.run)
+        loggers = [
+            {"class_path": name, "init_args": {"save_dir": run, "name": "", "version": ""}}
+            for name in ("TensorBoardLogger", "CSVLogger")
+        ]
+        self._checkpoints = str(invocation.run / "checkpoints")
+        super().__init__(
+            LanguageModel,
+            TextDataModule,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "default_root_dir": run,
+                "logger": loggers,
+                "callbacks": [Throughput(), LossByPosition(), Progress()],
+                "log_every_n_steps": 10,
+            },
+            seed_everything_default=0,
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "gecko-lab", "description": DESCRIPTION, "allow_abbrev": False},
+            auto_configure_optimizers=False,
+            args=arguments,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks that have options worth a key."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.dirpath": self._checkpoints, "checkpoint.save_last": True})
+        parser.add_lightning_class_args(TextSample, "text_sample")
+        parser.add_lightning_class_args(Summary, "summary")
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Run one of Lightning's verbs.
+
+    Raises:
+        ConfigurationError: for a user's mistake, before any work.
+    """
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    warnings.filterwarnings("ignore", message=r"\s*``ArgumentParser\.(add_instantiator|instantiate_classes)``")
+    warnings.filterwarnings("ignore", message=r"\s*By default only one JsonargparseDeprecationWarning")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
+    invocation = read_invocation(arguments)
+    if (invocation.run / "config.yaml").exists():
+        raise ConfigurationError(f"--run: {invocation.run} holds a run already; name another folder")
+    network = json.dumps(resolve(invocation.network))
+    TrainingCLI(invocation, [verb, *invocation.arguments, "--model.network", network])

@@ -1,0 +1,36 @@
+"""Which keys a query may see, apart from causality and documents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Pattern = Literal["sliding_chunk", "chunk", "window", "full"]
+
+
+def first_visible(position: Tensor, pattern: Pattern, size: int) -> Tensor:
+    """The first key that the query at each position may see.
+
+    Args:
+        position: int64 `[...]`, counted from the start of a chunk.
+        pattern: `sliding_chunk` (the chunk before and its own), `chunk` (its own), `window` (the last `size` keys,
+            itself included) or `full`.
+        size: chunk size or window; ignored for `full`.
+    """
+    if pattern == "sliding_chunk":
+        return (position // size - 1).clamp(min=0) * size
+    if pattern == "chunk":
+        return position // size * size
+    if pattern == "window":
+        return (position - size + 1).clamp(min=0)
+    if pattern == "full":
+        return torch.zeros_like(position)
+    raise ValueError(f"attention pattern must be one of sliding_chunk, chunk, window, full, got {pattern!r}")
+
+
+def visible(queries: Tensor, keys: Tensor, pattern: Pattern, size: int) -> Tensor:
+    """Bool `[L, M]`: may the query at `queries[i]` (`[L]`) see the key at `keys[j]` (`[M]`)?"""
+    first = first_visible(queries, pattern, size)
+    return (keys <= queries[:, None]) & (keys >= first[:, None])

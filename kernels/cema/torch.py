@@ -1,0 +1,258 @@
+"""CEMA by blocks of T timesteps, as products of matrices. Derivation in README.md; block layout in blocks.py.
+
+Shapes: B batch, L length, D features, N states a feature, R parts of a number (2 complex, 1 real), S = N·R,
+T timesteps of a block, M blocks. Inside a block, per feature,
+
+    [ y | u ] = [ x | h ] · [[ kernel,  in_weights ],
+                             [ out_weights,    ·   ]]        h: state before the block, then h ← q^T h + u
+
+so that forward is one product over the rows [x | h], backward one over [dy | g] (g: gradient of the state after the
+block) and the gradient of all tables is [x | h]ᵀ [dy | g].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gecko_lab.kernels.cema.blocks import BlockLayout
+from gecko_lab.kernels.cema.reference import multiplier, step
+from gecko_lab.kernels.cema.tables import Tables, as_numbers, as_parts, make_tables, parameter_gradients
+
+# The largest block. The triangular product grows with T, the scan over blocks with 1/T; measured best of 16 to 128.
+BLOCK_LENGTH = 64
+_SHORTEST_BLOCK = 8
+# On a CPU features are worked on in slabs whose rows [x | h] take about this much: they stay in cache, and their memory
+# is used again instead of being asked from the system (whose page faults cost more than the products).
+_SLAB_BYTES = 8 << 20
+
+
+def cema_torch(
+    x: Tensor,
+    p: Tensor,
+    decay: Tensor,
+    phase: Tensor | None,
+    gamma: Tensor,
+    state: Tensor,
+    document_starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The arguments of ``cema_reference``; ``x`` may be of lower precision than the others and decides y's dtype."""
+    length = x.shape[1]
+    if length == 1:
+        if document_starts is not None:
+            state = torch.where(document_starts[:, 0, None, None, None], 0.0, state)
+        y, state = step(x[:, 0].to(state.dtype), p, multiplier(decay, phase), gamma, state)
+        return y.unsqueeze(1).to(x.dtype), state
+    return cema_blocks(x, p, decay, phase, gamma, state, document_starts)
+
+
+def _block_length(length: int) -> int:
+    """As few blocks of at most BLOCK_LENGTH as cover the length, about equally full; even, so that complex views are aligned."""
+    per_block = -(-length // -(-length // BLOCK_LENGTH))
+    return min(length + length % 2, -(-per_block // 8) * 8)
+
+
+def _layout(x: Tensor, document_starts: Tensor | None) -> BlockLayout:
+    """Even blocks of the best length, or shorter ones if so many documents start that most blocks would be pieces."""
+    batch, length, _ = x.shape
+    block_length = _block_length(length)
+    if document_starts is not None:
+        num_inside = int(document_starts[:, 1:].count_nonzero())
+        while block_length > _SHORTEST_BLOCK and num_inside * block_length > 2 * batch * length:
+            block_length = -(-block_length // 4) * 2
+    return BlockLayout(batch, length, block_length, document_starts)
+
+
+def _slabs(layout: BlockLayout, gamma: Tensor) -> list[slice]:
+    num_features, num_states, num_parts = gamma.shape
+    if gamma.device.type != "cpu":
+        return [slice(0, num_features)]
+    row_bytes = (layout.block_length + num_states * num_parts) * gamma.dtype.itemsize
+    fitting = max(16, _SLAB_BYTES // (layout.num_rows * row_bytes))
+    size = -(-num_features // -(-num_features // fitting))
+    return [slice(begin, min(begin + size, num_features)) for begin in range(0, num_features, size)]
+
+
+class _Slab:
+    """The tables of some features and the steps that forward and backward share."""
+
+    def __init__(self, layout: BlockLayout, parameters: tuple[Tensor | None, ...], features: slice) -> None:
+        p, decay, phase, gamma = (None if t is None else t[features] for t in parameters)
+        T, r = layout.block_length, layout.tail_length
+        self.layout = layout
+        self.parameters = p, decay, phase, gamma
+        self.numbers = gamma.shape[1:]  # N, R
+        self.tables = make_tables(p, decay, phase, gamma, T)
+        self.carry_D1N = self.tables.powers[:, T:]
+        self.tail_carry_D1N = self.tables.powers[:, r : r + 1]
+        self.tail_in_DrS = self.tables.in_weights[:, T - r :]
+        # kernel_DTT[d, j, i] = kernel[d, i - j], zero above the diagonal
+        self.kernel_DTT = F.pad(self.tables.kernel, (T - 1, 0)).unfold(1, T, 1).flip(1)
+
+    def states(self, packed: Tensor) -> Tensor:
+        """``[D, M, S]`` as numbers ``[D, M, N]``."""
+        return as_numbers(packed.unflatten(-1, self.numbers))
+
+    def by_block(self, packed: Tensor) -> list[Tensor]:
+        """States ``[D, M, S]`` of the main blocks: for each block of a row, a view ``[D, B, N]``."""
+        main = packed[:, : self.layout.num_main].unflatten(1, (self.layout.batch, self.layout.num_blocks))
+        return list(as_numbers(main.unflatten(-1, self.numbers)).unbind(2))
+
+    def tail(self, blocks: Tensor) -> Tensor:
+        """Of ``[D, M, ...]`` the last main block of each row, ``[D, B, ...]``."""
+        return blocks[:, self.layout.num_blocks - 1 : self.layout.num_main : self.layout.num_blocks]
+
+    def rows(self, x_BLD: Tensor, state_BDNR: Tensor) -> Tensor:
+        """``[x | h]`` [D, M, T+S] of every block: its timesteps and the state before it (zero where none may enter)."""
+        layout, T = self.layout, self.layout.block_length
+        num_features, _, size = self.tables.in_weights.shape
+        rows_DMZ = state_BDNR.new_empty(num_features, layout.num_rows, T + size)
+        layout.write(x_BLD, rows_DMZ[..., :T])
+        added = self.by_block(torch.bmm(rows_DMZ[:, : layout.num_main, :T], self.tables.in_weights))
+        before = self.by_block(rows_DMZ[..., T:])
+        before_DMN = self.states(rows_DMZ[..., T:])
+        before_DMN[:, layout.num_main :] = 0.0
+        for k, cuts in enumerate(layout.cuts):
+            if k == 0:
+                before[0].copy_(as_numbers(state_BDNR).transpose(0, 1))
+            else:
+                torch.addcmul(added[k - 1], before[k - 1], self.carry_D1N, out=before[k])
+            for cut in cuts:
+                if cut.piece is not None:
+                    before_DMN[:, cut.piece] = before[k][:, cut.row]
+                before[k][:, cut.row] = 0.0
+        return rows_DMZ
+
+
+@torch.library.custom_op("gecko_lab::cema_blocks", mutates_args=())
+def cema_blocks(
+    x: Tensor,
+    p: Tensor,
+    decay: Tensor,
+    phase: Tensor | None,
+    gamma: Tensor,
+    state: Tensor,
+    document_starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs [B, L, D] in x's dtype and the final state [B, D, N, R]."""
+    layout = _layout(x, document_starts)
+    T, r = layout.block_length, layout.tail_length
+    y, final = x.new_empty(x.shape), state.new_empty(state.shape)
+    with torch.autocast(x.device.type, enabled=False):
+        for features in _slabs(layout, gamma):
+            slab = _Slab(layout, (p, decay, phase, gamma), features)
+            rows_DMZ = slab.rows(x[..., features], state[:, features].contiguous())
+            last_DBZ = slab.tail(rows_DMZ)
+            final_DBS = torch.bmm(last_DBZ[..., :r], slab.tail_in_DrS)
+            slab.states(final_DBS).addcmul_(slab.states(last_DBZ[..., T:]), slab.tail_carry_D1N)
+            final[:, features] = final_DBS.unflatten(-1, slab.numbers).transpose(0, 1)
+            weights_DZT = torch.cat((slab.kernel_DTT, slab.tables.out_weights.transpose(1, 2)), dim=1)
+            layout.read(torch.bmm(rows_DMZ, weights_DZT), y[..., features])
+    return y, final
+
+
+@cema_blocks.register_fake
+def _(x, p, decay, phase, gamma, state, document_starts):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape), state.new_empty(state.shape)
+
+
+@torch.library.custom_op("gecko_lab::cema_blocks_backward", mutates_args=())
+def cema_blocks_backward(
+    dy: Tensor,
+    dfinal: Tensor,
+    x: Tensor,
+    p: Tensor,
+    decay: Tensor,
+    phase: Tensor | None,
+    gamma: Tensor,
+    state: Tensor,
+    document_starts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the floating arguments, an empty one for a missing phase. Only inputs were kept: the rest is computed anew."""
+    layout = _layout(x, document_starts)
+    r = layout.tail_length
+    dx, dp, ddecay, dgamma, dstate = (t.new_empty(t.shape) for t in (x, p, decay, gamma, state))
+    dphase = p.new_empty(0) if phase is None else phase.new_empty(phase.shape)
+    with torch.autocast(x.device.type, enabled=False):
+        for features in _slabs(layout, gamma):
+            slab = _Slab(layout, (p, decay, phase, gamma), features)
+            rows_DMZ = slab.rows(x[..., features], state[:, features].contiguous())
+            dfinal_DBS = dfinal[:, features].transpose(0, 1).flatten(2).contiguous()
+            grads_DMZ, dstate_DBN = _gradient_rows(slab, dy[..., features], dfinal_DBS)
+            dstate[:, features] = as_parts(dstate_DBN).transpose(0, 1)
+
+            weights_DTZ = torch.cat((slab.kernel_DTT, slab.tables.in_weights), dim=2)
+            dx_DMT = torch.bmm(grads_DMZ, weights_DTZ.transpose(1, 2))
+            slab.tail(dx_DMT)[..., :r] += torch.bmm(dfinal_DBS, slab.tail_in_DrS.transpose(1, 2))
+            layout.read(dx_DMT, dx[..., features])
+
+            dtables = _table_gradients(slab, rows_DMZ, grads_DMZ, dfinal_DBS)
+            gradients = parameter_gradients(*slab.parameters, slab.tables.powers, dtables)
+            for whole, part in zip((dp, ddecay, dphase, dgamma), gradients, strict=True):
+                if part is not None:
+                    whole[features] = part
+    return dx, dp, ddecay, dphase, dgamma, dstate
+
+
+@cema_blocks_backward.register_fake
+def _(dy, dfinal, x, p, decay, phase, gamma, state, document_starts):  # type: ignore[no-untyped-def]
+    dphase = p.new_empty(0) if phase is None else phase.new_empty(phase.shape)
+    dx, dp, ddecay, dgamma, dstate = (t.new_empty(t.shape) for t in (x, p, decay, gamma, state))
+    return dx, dp, ddecay, dphase, dgamma, dstate
+
+
+def _gradient_rows(slab: _Slab, dy_BLD: Tensor, dfinal_DBS: Tensor) -> tuple[Tensor, Tensor]:
+    """``[dy | g]`` [D, M, T+S], g the gradient of the state after a block, and the gradient [D, B, N] of the incoming state."""
+    layout, T = slab.layout, slab.layout.block_length
+    num_features, _, size = slab.tables.in_weights.shape
+    grads_DMZ = dfinal_DBS.new_empty(num_features, layout.num_rows, T + size)
+    layout.write(dy_BLD, grads_DMZ[..., :T])
+    grads_DMZ[:, layout.num_main :, T:] = 0.0
+    read_DMS = torch.bmm(grads_DMZ[..., :T], slab.tables.out_weights)  # gradient of the state before, through y
+    read_DMN, read = slab.states(read_DMS), slab.by_block(read_DMS)
+    after = slab.by_block(grads_DMZ[..., T:])
+    # The final state is reached through the tail's own tables, because the last block may be partly filled.
+    after[-1].zero_()
+    read[-1].addcmul_(slab.states(dfinal_DBS), slab.tail_carry_D1N.conj())
+    carry_D1N = slab.carry_D1N.conj().resolve_conj()
+    for k in range(layout.num_blocks - 1, -1, -1):
+        before = after[k - 1] if k else torch.empty_like(read[0])
+        torch.addcmul(read[k], after[k], carry_D1N, out=before)
+        for cut in layout.cuts[k]:
+            before[:, cut.row] = 0.0 if cut.piece is None else read_DMN[:, cut.piece]
+    return grads_DMZ, before
+
+
+def _table_gradients(slab: _Slab, rows_DMZ: Tensor, grads_DMZ: Tensor, dfinal_DBS: Tensor) -> Tables:
+    """``[x | h]ᵀ [dy | g]`` and the tail's share, as gradients of the tables."""
+    T, r = slab.layout.block_length, slab.layout.tail_length
+    products_DZZ = torch.bmm(rows_DMZ.transpose(1, 2), grads_DMZ)
+    # Sums along diagonals: rows written with a stride of 2T and read with a stride of 2T - 1 put equal i - j below each other.
+    skewed = F.pad(products_DZZ[:, :T, :T].flip(1), (0, T)).flatten(1)[:, : T * (2 * T - 1)]
+    dkernel = skewed.unflatten(1, (T, 2 * T - 1)).sum(1)[:, T - 1 :]
+    din = products_DZZ[:, :T, T:].contiguous()
+    dout = products_DZZ[:, T:, :T].transpose(1, 2).contiguous()
+    dpowers = torch.zeros_like(slab.tables.powers)
+    # q^T: Σ conj(h) g over blocks, found on the diagonals of hᵀ g
+    parts = products_DZZ[:, T:, T:].unflatten(2, slab.numbers).unflatten(1, slab.numbers).diagonal(dim1=1, dim2=3)
+    if slab.numbers[1] == 2:
+        dpowers[:, T] = torch.complex(parts[:, 0, 0] + parts[:, 1, 1], parts[:, 0, 1] - parts[:, 1, 0])
+    else:
+        dpowers[:, T] = parts[:, 0, 0]
+
+    last_DBZ = slab.tail(rows_DMZ)
+    din[:, T - r :] += torch.bmm(last_DBZ[..., :r].transpose(1, 2), dfinal_DBS)
+    dpowers[:, r] += (slab.states(last_DBZ[..., T:]).conj() * slab.states(dfinal_DBS)).sum(1)
+    return Tables(dkernel, din, dout, dpowers)
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, dy, dfinal):  # type: ignore[no-untyped-def]
+    dx, dp, ddecay, dphase, dgamma, dstate = cema_blocks_backward(dy, dfinal, *ctx.saved_tensors)
+    has_phase = ctx.saved_tensors[3] is not None
+    return dx, dp, ddecay, dphase if has_phase else None, dgamma, dstate, None
+
+
+cema_blocks.register_autograd(_backward, setup_context=_setup_context)

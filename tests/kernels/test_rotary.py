@@ -1,0 +1,87 @@
+"""Rotary positions: which pairs turn, by how much, and that a stream's 4,000,000th position is as exact as its first."""
+
+import mpmath
+import pytest
+import torch
+from torch import Tensor
+
+from gecko_lab.kernels.rotary import rotary, rotary_angles
+from tests.tolerances import TOLERANCE, rms_error
+
+FAR = 4_000_000
+CPU = torch.device("cpu")
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+
+
+def rotate(x: Tensor, position: int, base: float = 500_000.0) -> Tensor:
+    return rotary(x, *rotary_angles(position, x.shape[1], x.shape[3], base, x.device))
+
+
+@pytest.mark.parametrize("base", [10_000.0, 500_000.0])
+@pytest.mark.parametrize("position", [0, 1, FAR])
+def test_angles_are_exact(position: int, base: float) -> None:
+    """Against 50 decimal digits: nearer than float32 can tell."""
+    cos, sin = rotary_angles(position, 3, 8, base, CPU)
+    assert (cos.dtype, cos.shape, sin.shape) == (torch.float64, (3, 4), (3, 4))
+    with mpmath.workdps(50):
+        for t in range(3):
+            for i in range(4):
+                angle = (position + t) * mpmath.power(base, mpmath.mpf(-2 * i) / 8)
+                assert abs(cos[t, i].item() - mpmath.cos(angle)) < UNIT_ROUNDOFF / 10
+                assert abs(sin[t, i].item() - mpmath.sin(angle)) < UNIT_ROUNDOFF / 10
+
+
+def test_pairs_are_neighbours() -> None:
+    """Feature 2i turns into 2i + 1, by the angle t · base^(-2i/S)."""
+    x = torch.zeros(1, 2, 1, 6, dtype=torch.float64)
+    x[..., 2] = 1.0  # i = 1
+    y = rotate(x, position=7, base=100.0)
+    angles = torch.tensor([7.0, 8.0], dtype=torch.float64) * 100.0 ** (-2 / 6)
+    expected = torch.zeros(2, 6, dtype=torch.float64)
+    expected[:, 2], expected[:, 3] = angles.cos(), angles.sin()
+    torch.testing.assert_close(y[0, :, 0], expected, rtol=0, atol=1e-15)
+
+
+def test_rotation_as_a_complex_product() -> None:
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64)
+    cos, sin = rotary_angles(11, 5, 8, 10_000.0, CPU)
+    pairs = torch.view_as_complex(x.unflatten(-1, (4, 2)))
+    expected = torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2)
+    torch.testing.assert_close(rotate(x, 11, 10_000.0), expected, rtol=0, atol=1e-14)
+
+
+def test_position_zero_changes_nothing() -> None:
+    x = torch.randn(1, 1, 2, 4)
+    assert torch.equal(rotate(x, 0), x)
+
+
+@pytest.mark.parametrize("position", [0, 12_345, FAR])
+def test_products_depend_on_the_distance_alone(position: int) -> None:
+    q, k = torch.randn(1, 20, 2, 16), torch.randn(1, 20, 2, 16)
+    expected = torch.einsum("blhs,bmhs->bhlm", rotate(q.double(), 0), rotate(k.double(), 0))
+    actual = torch.einsum("blhs,bmhs->bhlm", rotate(q, position), rotate(k, position))
+    assert rms_error(actual, expected) < TOLERANCE[torch.float32].forward / 10
+
+
+def test_pieces_continue_the_whole() -> None:
+    x = torch.randn(1, 9, 2, 4)
+    pieces = [rotate(x[:, :2], FAR), rotate(x[:, 2:3], FAR + 2), rotate(x[:, 3:], FAR + 3)]
+    assert torch.equal(torch.cat(pieces, dim=1), rotate(x, FAR))
+
+
+def test_bfloat16_is_rounded_once() -> None:
+    x = torch.randn(1, 9, 2, 4).bfloat16()
+    assert torch.equal(rotate(x, FAR), rotate(x.float(), FAR).bfloat16())
+
+
+def test_gradient_is_the_rotation_back() -> None:
+    x = torch.randn(1, 4, 1, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, 3), (x,))
+    dy = torch.randn_like(x)
+    (gradient,) = torch.autograd.grad(rotate(x, 3), x, dy)
+    assert rms_error(rotate(gradient, 3), dy) < TOLERANCE[torch.float64].gradient
+
+
+def test_odd_key_dim_is_refused() -> None:
+    with pytest.raises(ValueError, match="even key dim, got 5"):
+        rotary_angles(0, 3, 5, 10_000.0, CPU)
