@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from gecko_lab.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """A user's mistake: a missing path, an unknown name, an option that cannot work with this data.
 
     The message names what was wrong, where it stands, and what is valid.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -47,7 +49,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults={
                 "default_root_dir": run,
                 "logger": loggers,
-                "callbacks": [Throughput(), LossByPosition(), Progress()],
+                "callbacks": [Throughput(), LossByPosition()],
                 "log_every_n_steps": 10,
             },
             seed_everything_default=0,
@@ -63,6 +65,18 @@ class TrainingCLI(LightningCLI):
         parser.set_defaults({"checkpoint.dirpath": self._checkpoints, "checkpoint.save_last": True})
         parser.add_lightning_class_args(TextSample, "text_sample")
         parser.add_lightning_class_args(Summary, "summary")
+
+    def before_instantiate_classes(self) -> None:
+        """A trial run leaves nothing behind."""
+        settings = self.config[str(self.subcommand)]
+        if settings.trainer.fast_dev_run:
+            settings.checkpoint.save_last = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's trainer, with our progress bar unless there is to be none."""
+        if self._get(self.config_init, "trainer.enable_progress_bar") is not False:
+            self.trainer_defaults["callbacks"].append(Progress())
+        return super().instantiate_trainer(**kwargs)
 
 
 def run(verb: str, arguments: list[str]) -> None:

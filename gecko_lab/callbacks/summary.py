@@ -30,7 +30,7 @@ class Summary(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
-        if not self.validations or not trainer.loggers:
+        if not self.validations or getattr(trainer, "fast_dev_run", False):
             return
         from rich.console import Console
         from rich.table import Table

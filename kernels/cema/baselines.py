@@ -1,4 +1,4 @@
-"""What the blocked CEMA is measured against: the usual convolution by FFT, as S4, Mega and Megalodon compute long sequences."""
+"""What the blocked CEMA is measured against: the usual convolution by FFT, as in S4, Mega and Megalodon."""
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def kernel_factored(p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor, leng
 
 
 def cema_fft(x: Tensor, p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor, *, vandermonde: bool = True) -> Tensor:
-    """y [B, L, D] of ``cema`` without state or documents: a causal convolution of length L through FFTs of length 2 L."""
+    """Outputs [B, L, D] of ``cema`` without state or documents: a causal convolution through FFTs of length 2 L."""
     length = x.shape[1]
     make_kernel = kernel_vandermonde if vandermonde else kernel_factored
     spectrum = torch.fft.rfft(x.transpose(1, 2), n=2 * length)

@@ -1,10 +1,11 @@
 """How ``[B, L]`` timesteps lie in blocks of ``T``, with documents kept apart without arithmetic.
 
-Every row is cut at multiples of T into *main* blocks. A main block in which documents start holds, at their natural places, only the
-timesteps from its last start on, and zeros before them. The runs of timesteps before it, one for each start that is not at the block's
-edge, become *pieces*: blocks of their own, appended behind the main ones, again at their natural places among zeros. Values of two
-documents thus never meet in a product, not even to be multiplied by zero, so that a NaN stays in its document; and whatever the number of
-documents, nearly all of the data is moved by one transposition.
+Every row is cut at multiples of T into *main* blocks. A main block in which documents start holds, at their natural
+places, only the timesteps from its last start on, and zeros before them. The runs of timesteps before it, one for each
+start that is not at the block's edge, become *pieces*: blocks of their own, appended behind the main ones, again at
+their natural places among zeros. Values of two documents thus never meet in a product, not even to be multiplied by
+zero, so that a NaN stays in its document; and whatever the number of documents, nearly all data is moved by one
+transposition.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ def transpose(x: Tensor) -> Tensor:
     batch, rows, columns = x.shape
     if x.device.type != "cpu":
         return x.transpose(1, 2).contiguous()
-    # On a CPU a channel shuffle of channels-last memory is the same permutation and PyTorch's only vectorised one: a third of the time.
+    # On a CPU a channel shuffle of channels-last memory is the same permutation, and vectorised: a third of the time.
     size = rows * columns
     shuffled = torch.native_channel_shuffle(x.as_strided((batch, size, 1, 1), (size, 1, size, size)), rows)
     return shuffled.reshape(batch, columns, rows)
@@ -34,7 +35,7 @@ class Cut:
 
 
 class BlockLayout:
-    """The arrangement of ``[B, L]`` timesteps in ``B·num_blocks`` main blocks and ``num_pieces`` pieces of T timesteps."""
+    """Where ``[B, L]`` timesteps lie in ``B·num_blocks`` main blocks and ``num_pieces`` pieces of T timesteps."""
 
     def __init__(self, batch: int, length: int, block_length: int, document_starts: Tensor | None) -> None:
         self.batch = batch

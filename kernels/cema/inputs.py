@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Shape(NamedTuple):
-    """Sizes of one case; ``num_parts`` is 2 for complex and 1 for real moving averages, ``num_starts`` counts document starts a row."""
+    """Sizes of one case: ``num_parts`` is 2 for complex, 1 for real numbers; ``num_starts`` document starts a row."""
 
     batch: int
     length: int
@@ -51,7 +51,7 @@ class Inputs(NamedTuple):
 
 
 def make_inputs(shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32) -> Inputs:
-    """Inputs that follow the initialisation of architecture.md with longer memories mixed in; all but x at least float32."""
+    """Inputs like an initialised model's with longer memories mixed in; all but x at least float32."""
     generator = torch.Generator().manual_seed(seed)
     batch, length, num_features, num_states, num_parts, num_starts = shape
 

@@ -13,8 +13,16 @@ from gecko_lab.kernels.cema.torch import cema_torch
 logger = logging.getLogger(__name__)
 
 
-def _reference(x: Tensor, *arguments: Tensor | None) -> tuple[Tensor, Tensor]:
-    y, state = cema_reference(x.to(arguments[0].dtype), *arguments)
+def _reference(
+    x: Tensor,
+    p: Tensor,
+    decay: Tensor,
+    phase: Tensor | None,
+    gamma: Tensor,
+    state: Tensor,
+    document_starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    y, state = cema_reference(x.to(state.dtype), p, decay, phase, gamma, state, document_starts)
     return y.to(x.dtype), state
 
 
@@ -37,8 +45,8 @@ def cema(
         h_t = q ⊙ h_{t-1} + p · x_t,  q = decay · e^{i·phase}        h_{t-1} ← 0 where a document starts
         y_t = Re Σ_n γ_n h_{t,n}
 
-    Differentiable in every floating argument; gradients flow through the state. No value of one document enters a product
-    with another's, so outputs are bit for bit independent of the other documents.
+    Differentiable in every floating argument; gradients flow through the state. No value of one document enters a
+    product with another's, so outputs are bit for bit independent of the other documents.
 
     Args:
         x: [B, L, D], float64, float32 or bfloat16, L ≥ 1.
@@ -51,8 +59,8 @@ def cema(
         backend: "auto", "torch" (blocks of matrix products) or "reference" (a loop over time).
 
     Returns:
-        y [B, L, D] in x's dtype and the state [B, D, N, R] after the last timestep, float64 if x is and else float32, in which
-        everything is computed.
+        y [B, L, D] in x's dtype and the state [B, D, N, R] after the last timestep, float64 if x is and else float32,
+        in which everything is computed.
 
     Raises:
         ValueError: an unknown backend, shapes that do not fit together, or a dtype that is not supported.
@@ -68,7 +76,8 @@ def cema(
 
 def _backend(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
     if name == "auto":
-        _log_choice("torch")
+        if not torch.compiler.is_compiling():  # which cannot trace a logger
+            _log_choice("torch")
         name = "torch"
     if name not in _BACKENDS:
         raise ValueError(f"cema: unknown backend {name!r}; known are 'auto', {', '.join(map(repr, _BACKENDS))}")

@@ -27,7 +27,7 @@ def multiplier(decay: Tensor, phase: Tensor | None) -> Tensor:
 def step(x: Tensor, p: Tensor, q: Tensor, gamma: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One timestep: ``h ← q h + p x`` and ``y = Re Σ_n γ_n h_n``.
 
-    ``x`` [B, D], ``p`` [D, N], ``q`` and ``gamma`` [D, N, R], ``state`` [B, D, N, R]. Returns y [B, D] and the new state.
+    ``x`` [B, D], ``p`` [D, N], ``q`` and ``gamma`` [D, N, R], ``state`` [B, D, N, R]. Returns y [B, D] and the state.
     """
     inputs = (x.unsqueeze(-1) * p).unsqueeze(-1)
     if q.shape[-1] == 2:
@@ -47,8 +47,8 @@ def cema_reference(
 ) -> tuple[Tensor, Tensor]:
     """``h_t = q h_{t-1} + p x_t``, ``y_t = Re Σ_n γ_n h_{t,n}``, with ``h_{t-1} ← 0`` where a document starts.
 
-    ``x`` [B, L, D], ``p`` and ``decay`` and ``phase`` [D, N], ``gamma`` [D, N, R], ``state`` [B, D, N, R], all of one dtype;
-    ``document_starts`` [B, L] bool or None. Returns y [B, L, D] and the state after the last timestep.
+    ``x`` [B, L, D], ``p`` and ``decay`` and ``phase`` [D, N], ``gamma`` [D, N, R], ``state`` [B, D, N, R], all of one
+    dtype; ``document_starts`` [B, L] bool or None. Returns y [B, L, D] and the state after the last timestep.
     """
     q = multiplier(decay, phase)
     outputs = []

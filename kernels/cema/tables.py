@@ -1,8 +1,8 @@
 """What a block of T timesteps of CEMA needs to know of the parameters, and the parameters' gradients from it.
 
-D features, N states a feature, R parts of a number (2 complex, 1 real), S = N·R. Inside the operation a number is a scalar of a
-complex tensor (a real one if R = 1), so that both cases read alike; the operation is opaque to torch.compile and FSDP, which do
-not treat complex tensors rightly. The gradient of a complex number is ∂/∂re + i ∂/∂im.
+D features, N states a feature, R parts of a number (2 complex, 1 real), S = N·R. Inside the operation a number is a
+scalar of a complex tensor (a real one if R = 1), so that both cases read alike; the operation is opaque to
+torch.compile and FSDP, which do not treat complex tensors rightly. The gradient of a complex number is ∂/∂re + i ∂/∂im.
 """
 
 from typing import NamedTuple
@@ -66,7 +66,7 @@ def make_tables(p: Tensor, decay: Tensor, phase: Tensor | None, gamma: Tensor, b
 def parameter_gradients(
     p: Tensor, decay: Tensor, phase: Tensor | None, gamma: Tensor, powers: Tensor, gradients: Tables
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Gradients of ``p``, ``decay``, ``phase`` and ``gamma`` from those of the tables (whose ``powers`` gradient is overwritten)."""
+    """Gradients of ``p``, ``decay``, ``phase``, ``gamma`` from the tables' (``gradients.powers`` is overwritten)."""
     numbers = gamma.shape[1:]
     dkernel_DT1 = gradients.kernel.unsqueeze(-1)
     din = as_numbers(gradients.in_weights.flip(1).unflatten(-1, numbers))  # of p q^t

@@ -46,7 +46,7 @@ def cema_torch(
 
 
 def _block_length(length: int) -> int:
-    """As few blocks of at most BLOCK_LENGTH as cover the length, about equally full; even, so that complex views are aligned."""
+    """For as few blocks as BLOCK_LENGTH allows, about equally full; even, so that complex views are aligned."""
     per_block = -(-length // -(-length // BLOCK_LENGTH))
     return min(length + length % 2, -(-per_block // 8) * 8)
 
@@ -75,8 +75,11 @@ def _slabs(layout: BlockLayout, gamma: Tensor) -> list[slice]:
 class _Slab:
     """The tables of some features and the steps that forward and backward share."""
 
-    def __init__(self, layout: BlockLayout, parameters: tuple[Tensor | None, ...], features: slice) -> None:
-        p, decay, phase, gamma = (None if t is None else t[features] for t in parameters)
+    def __init__(
+        self, layout: BlockLayout, features: slice, p: Tensor, decay: Tensor, phase: Tensor | None, gamma: Tensor
+    ) -> None:
+        p, decay, gamma = p[features], decay[features], gamma[features]
+        phase = None if phase is None else phase[features]
         T, r = layout.block_length, layout.tail_length
         self.layout = layout
         self.parameters = p, decay, phase, gamma
@@ -139,7 +142,7 @@ def cema_blocks(
     y, final = x.new_empty(x.shape), state.new_empty(state.shape)
     with torch.autocast(x.device.type, enabled=False):
         for features in _slabs(layout, gamma):
-            slab = _Slab(layout, (p, decay, phase, gamma), features)
+            slab = _Slab(layout, features, p, decay, phase, gamma)
             rows_DMZ = slab.rows(x[..., features], state[:, features].contiguous())
             last_DBZ = slab.tail(rows_DMZ)
             final_DBS = torch.bmm(last_DBZ[..., :r], slab.tail_in_DrS)
@@ -167,14 +170,14 @@ def cema_blocks_backward(
     state: Tensor,
     document_starts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the floating arguments, an empty one for a missing phase. Only inputs were kept: the rest is computed anew."""
+    """Gradients of the floating arguments, an empty one for a missing phase. States and tables are computed anew."""
     layout = _layout(x, document_starts)
     r = layout.tail_length
     dx, dp, ddecay, dgamma, dstate = (t.new_empty(t.shape) for t in (x, p, decay, gamma, state))
     dphase = p.new_empty(0) if phase is None else phase.new_empty(phase.shape)
     with torch.autocast(x.device.type, enabled=False):
         for features in _slabs(layout, gamma):
-            slab = _Slab(layout, (p, decay, phase, gamma), features)
+            slab = _Slab(layout, features, p, decay, phase, gamma)
             rows_DMZ = slab.rows(x[..., features], state[:, features].contiguous())
             dfinal_DBS = dfinal[:, features].transpose(0, 1).flatten(2).contiguous()
             grads_DMZ, dstate_DBN = _gradient_rows(slab, dy[..., features], dfinal_DBS)
@@ -201,7 +204,7 @@ def _(dy, dfinal, x, p, decay, phase, gamma, state, document_starts):  # type: i
 
 
 def _gradient_rows(slab: _Slab, dy_BLD: Tensor, dfinal_DBS: Tensor) -> tuple[Tensor, Tensor]:
-    """``[dy | g]`` [D, M, T+S], g the gradient of the state after a block, and the gradient [D, B, N] of the incoming state."""
+    """``[dy | g]`` [D, M, T+S], g the gradient of the state after a block, and that of the incoming state [D, B, N]."""
     layout, T = slab.layout, slab.layout.block_length
     num_features, _, size = slab.tables.in_weights.shape
     grads_DMZ = dfinal_DBS.new_empty(num_features, layout.num_rows, T + size)
@@ -226,7 +229,7 @@ def _table_gradients(slab: _Slab, rows_DMZ: Tensor, grads_DMZ: Tensor, dfinal_DB
     """``[x | h]ᵀ [dy | g]`` and the tail's share, as gradients of the tables."""
     T, r = slab.layout.block_length, slab.layout.tail_length
     products_DZZ = torch.bmm(rows_DMZ.transpose(1, 2), grads_DMZ)
-    # Sums along diagonals: rows written with a stride of 2T and read with a stride of 2T - 1 put equal i - j below each other.
+    # Sums along diagonals: rows written with stride 2T and read with stride 2T - 1 put equal i - j below each other.
     skewed = F.pad(products_DZZ[:, :T, :T].flip(1), (0, T)).flatten(1)[:, : T * (2 * T - 1)]
     dkernel = skewed.unflatten(1, (T, 2 * T - 1)).sum(1)[:, T - 1 :]
     din = products_DZZ[:, :T, T:].contiguous()
@@ -250,8 +253,9 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, dy, dfinal):  # type: ignore[no-untyped-def]
-    dx, dp, ddecay, dphase, dgamma, dstate = cema_blocks_backward(dy, dfinal, *ctx.saved_tensors)
-    has_phase = ctx.saved_tensors[3] is not None
+    saved = ctx.saved_tensors  # read once: activation checkpointing allows no second time
+    dx, dp, ddecay, dphase, dgamma, dstate = cema_blocks_backward(dy, dfinal, *saved)
+    has_phase = saved[3] is not None
     return dx, dp, ddecay, dphase if has_phase else None, dgamma, dstate, None
 
 

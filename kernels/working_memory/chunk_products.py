@@ -13,6 +13,7 @@ another document holds, infinities and NaN included, cannot reach a kept timeste
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -138,6 +139,13 @@ def read_backward(q: Tensor, memory: Tensor, holds: Tensor | None, dy: Tensor) -
     return dq, d_memory
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast would run the sums and the memory in half precision; devices such as meta have none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def _groups(values_BNTHV: Tensor, dtype: torch.dtype, first: int = 0) -> Iterator[slice]:
     """Slices of the chunks from `first` on whose values, upcast, take about the group's bytes."""
     batch, num_chunks, timesteps, heads, value_dim = values_BNTHV.shape
@@ -225,7 +233,7 @@ def _sums_gradients(
     ctx: Any, d_log_norm: Tensor, d_values: Tensor, d_features: Tensor
 ) -> tuple[Tensor, Tensor, None, None, None]:
     k, v, keep, log_norm, values, features = ctx.saved_tensors
-    with torch.autocast(k.device.type, enabled=False):
+    with without_autocast(k.device):
         # sum_t K~ dK~, which the softmax over time subtracts, is the sum over each feature's row of the sums.
         k_correction = d_log_norm - (values * d_values).sum(dim=-1) - (features * d_features).sum(dim=-1)
         dk, dv = sums_backward(k, v, keep, log_norm, k_correction, d_values, d_features)
@@ -239,7 +247,7 @@ def _save_read(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _read_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:
     q, memory, holds = ctx.saved_tensors
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         dq, d_memory = read_backward(q, memory, holds, dy)
     return dq, d_memory, None, None
 

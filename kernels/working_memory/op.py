@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import reference
 from . import torch as vectorised
+from .chunk_products import without_autocast
 from .state import WorkingMemoryState
 
 Backend = Literal["auto", "torch", "reference"]
@@ -56,8 +57,7 @@ def working_memory(
     if backend not in get_args(Backend):
         raise ValueError(f"working_memory has no backend {backend!r}: it has {', '.join(get_args(Backend))}")
     implementation = reference if backend == "reference" else vectorised
-    # Autocast would run the sums and the memory in half precision.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         return implementation.working_memory(q, k, v, state, segments, chunk_size=chunk_size, delta_rule=delta_rule)
 
 

@@ -62,6 +62,7 @@ def working_memory(
         state.running_document.unsqueeze(1),
     )
     current_B = state.current_document()
+    one_document = segments is None and state.position == 0
 
     length = q.shape[1]
     offset = state.position % chunk_size
@@ -74,9 +75,10 @@ def working_memory(
         timesteps = min(stop - start, chunk_size)
         q_BNTHS, k_BNTHS, v_BNTHV = (x[:, start:stop].unflatten(1, (-1, timesteps)) for x in (q, k, v))
         num_chunks = q_BNTHS.shape[1]
-        segments_BNT = keep_BNT = None
-        last_BN = current_B[:, None].expand(-1, num_chunks)
-        if segments is not None:
+        if segments is None:
+            segments_BNT = current_B[:, None, None].expand(-1, num_chunks, timesteps)
+            last_BN, keep_BNT = segments_BNT[:, :, 0], None
+        else:
             segments_BNT = segments[:, start:stop].unflatten(1, (-1, timesteps))
             last_BN = segments_BNT[:, :, -1].clone()  # not a view: the state must not keep all segments alive
             keep_BNT = segments_BNT == last_BN[:, :, None]
@@ -84,14 +86,18 @@ def working_memory(
         log_norm, values, features = chunk_products.sums(k_BNTHS, v_BNTHV, keep_BNT, delta_rule, dtype)
         chunks = _Chunks(log_norm, values, features, last_BN)
         if offset:
-            chunks = _join(running, chunks)
+            # Without segments the running chunk's document is the current one.
+            chunks = _join(running, chunks) if segments is None else _join(_forget_others(running, last_BN), chunks)
         offset = (offset + stop - start) % chunk_size
-        written = [] if offset else _scan(next_memory, chunks)
+        written = [] if offset else _scan(next_memory, chunks, one_document)
         running = chunks if offset else _empty(chunks)
         memories = [memory, next_memory, *written]
         # The stream's first two chunks read zero, whatever they are.
         unread = min(num_chunks, max(0, 2 - (state.position + start) // chunk_size))
-        y_BNTHV = _read(q_BNTHS, memories[:num_chunks], unread, segments_BNT, current_B, v.dtype)
+        matrix_BNHSV = torch.stack([x.matrix_BHSV for x in memories[:num_chunks]], dim=1)
+        document_BN = torch.stack([x.document_B for x in memories[:num_chunks]], dim=1)
+        holds_BNT = None if one_document else segments_BNT == document_BN[:, :, None]
+        y_BNTHV = chunk_products.read(q_BNTHS, matrix_BNHSV[:, unread:], holds_BNT, v.dtype)
         outputs.append(y_BNTHV.flatten(1, 2))
         memory, next_memory = memories[-2:]
 
@@ -109,15 +115,23 @@ def working_memory(
 
 
 def _join(running: _Chunks, piece: _Chunks) -> _Chunks:
-    """The running chunk and the piece after it, as the online softmax joins them; another document is forgotten."""
-    same_BN = running.document_BN == piece.document_BN
-    running_log_norm = torch.where(same_BN[..., None, None], running.log_norm_BNHS, -torch.inf)
-    log_norm = torch.logaddexp(running_log_norm, piece.log_norm_BNHS)
-    old, new = ((x - log_norm).exp().unsqueeze(-1) for x in (running_log_norm, piece.log_norm_BNHS))
-    same = same_BN[..., None, None, None]
-    values = old * torch.where(same, running.values_BNHSV, 0.0) + new * piece.values_BNHSV
-    features = old * torch.where(same, running.features_BNHSF, 0.0) + new * piece.features_BNHSF
+    """The running chunk and the piece after it, as the online softmax joins them."""
+    log_norm = torch.logaddexp(running.log_norm_BNHS, piece.log_norm_BNHS)
+    old, new = ((x - log_norm).exp().unsqueeze(-1) for x in (running.log_norm_BNHS, piece.log_norm_BNHS))
+    values = old * running.values_BNHSV + new * piece.values_BNHSV
+    features = old * running.features_BNHSF + new * piece.features_BNHSF
     return _Chunks(log_norm, values, features, piece.document_BN)
+
+
+def _forget_others(running: _Chunks, last_BN: Tensor) -> _Chunks:
+    """The running chunk, empty where it is of another document than the piece's last."""
+    same = (running.document_BN == last_BN)[..., None, None]
+    return _Chunks(
+        torch.where(same, running.log_norm_BNHS, -torch.inf),
+        torch.where(same.unsqueeze(-1), running.values_BNHSV, 0.0),
+        torch.where(same.unsqueeze(-1), running.features_BNHSF, 0.0),
+        last_BN,
+    )
 
 
 def _empty(chunks: _Chunks) -> _Chunks:
@@ -129,8 +143,8 @@ def _empty(chunks: _Chunks) -> _Chunks:
     )
 
 
-def _scan(memory: _Memory, chunks: _Chunks) -> list[_Memory]:
-    """The memory after each chunk."""
+def _scan(memory: _Memory, chunks: _Chunks, one_document: bool) -> list[_Memory]:
+    """The memory after each chunk; with one document it is never cleared."""
     before, after, same = [], [], []
     log_norm_BHS, document_B = memory.log_norm_BHS, memory.document_B
     for chunk_log_norm_BHS, last_B in zip(chunks.log_norm_BNHS.unbind(1), chunks.document_BN.unbind(1), strict=True):
@@ -151,7 +165,8 @@ def _scan(memory: _Memory, chunks: _Chunks) -> list[_Memory]:
     written = []
     matrix_BHSV = memory.matrix_BHSV
     for n, (a_BHSS, u_BHSV) in enumerate(zip(a_BNHSS.unbind(1), u_BNHSV.unbind(1), strict=True)):
-        matrix_BHSV = torch.where(same[n].unsqueeze(-1), matrix_BHSV, 0.0)
+        if not one_document:
+            matrix_BHSV = torch.where(same[n].unsqueeze(-1), matrix_BHSV, 0.0)
         if delta_rule:
             product = torch.baddbmm(u_BHSV.flatten(0, 1), a_BHSS.flatten(0, 1), matrix_BHSV.flatten(0, 1))
             matrix_BHSV = product.view_as(u_BHSV)
@@ -159,24 +174,3 @@ def _scan(memory: _Memory, chunks: _Chunks) -> list[_Memory]:
             matrix_BHSV = torch.addcmul(u_BHSV, a_BHSS, matrix_BHSV)
         written.append(_Memory(matrix_BHSV, after[n], chunks.document_BN[:, n].clone()))
     return written
-
-
-def _read(
-    q_BNTHS: Tensor,
-    memories: list[_Memory],
-    unread: int,
-    segments_BNT: Tensor | None,
-    current_B: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    """[B, N, T, H, V]: each chunk but the first `unread` reads its memory.
-
-    Without segments all timesteps belong to the current document.
-    """
-    matrix_BNHSV = torch.stack([memory.matrix_BHSV for memory in memories], dim=1)
-    document_BN1 = torch.stack([memory.document_B for memory in memories], dim=1).unsqueeze(-1)
-    if segments_BNT is not None:
-        return chunk_products.read(q_BNTHS, matrix_BNHSV[:, unread:], segments_BNT == document_BN1, dtype)
-    holds_BN1 = document_BN1 == current_B[:, None, None]
-    matrix_BNHSV = torch.where(holds_BN1[..., None, None], matrix_BNHSV, 0.0)
-    return chunk_products.read(q_BNTHS, matrix_BNHSV[:, unread:], None, dtype)

@@ -182,8 +182,8 @@ def test_cema_start_at_zero_clears_the_state() -> None:
     y, final = cema(*inputs[:5], inputs.state, starts)
     fresh, fresh_final = cema(*inputs[:5])
     kept, kept_final = cema(*inputs[:5], inputs.state)
-    assert torch.equal(y[0], fresh[0]) and torch.equal(final[0], fresh_final[0])
-    assert torch.equal(y[1], kept[1]) and torch.equal(final[1], kept_final[1])
+    assert torch.equal(final, torch.stack((fresh_final[0], kept_final[1])))
+    assert torch.equal(y, torch.stack((fresh[0], kept[1])))
 
 
 def test_cema_is_deterministic() -> None:
@@ -197,6 +197,15 @@ def test_cema_blocks_registration(num_parts: int, num_starts: int) -> None:
     inputs = make_inputs(Shape(2, 20, 3, 2, num_parts, num_starts))
     leaves = (t.requires_grad_() if t is not None and t.is_floating_point() else t for t in inputs)
     torch.library.opcheck(cema_blocks, tuple(leaves))
+
+
+def test_cema_compiles_whole() -> None:
+    inputs = make_inputs(Shape(2, 70, 4, 3, num_starts=2))
+    expected, _ = cema(*inputs)
+    compiled = torch.compile(cema, fullgraph=True, backend="aot_eager")
+    actual, _ = compiled(*inputs._replace(x=inputs.x.clone().requires_grad_()))
+    assert torch.equal(actual, expected)
+    actual.sum().backward()
 
 
 def test_cema_on_meta() -> None:

@@ -251,6 +251,12 @@ def test_autocast_keeps_the_memory_in_float32() -> None:
     assert torch.equal(state.memory, expected[1].memory)
 
 
+def test_meta_device() -> None:
+    y, state = working_memory(*make_inputs(SHAPE, device="meta")[:3], chunk_size=8)
+    assert y.shape == (3, 43, 2, 7)
+    assert state.running_features.device.type == "meta"
+
+
 def test_state_size_is_fixed() -> None:
     def size(length: int, chunk_size: int, **options) -> int:
         inputs = make_inputs(SHAPE._replace(L=length))
