@@ -55,7 +55,7 @@ def read_invocation(arguments: list[str]) -> Invocation:
 
         if flag in ("--config", "-c"):
             path = find_config(take())
-            names.append(path.stem)
+            names.append(path.resolve().parent.name if path.name == "config.yaml" else path.stem)  # of a run
             settings = read_yaml(path)
             model = settings.get("model")
             if isinstance(model, Mapping) and "network" in model:

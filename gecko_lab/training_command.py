@@ -7,11 +7,13 @@ import warnings
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from gecko_lab.assembly import resolve
-from gecko_lab.callbacks import LossByPosition, Progress, Summary, TextSample, Throughput
+from gecko_lab.callbacks import LossByPosition, Predictions, Progress, Summary, TextSample, Throughput
 from gecko_lab.configuration import Invocation, read_invocation
 from gecko_lab.data.text import TextDataModule
 from gecko_lab.errors import ConfigurationError
@@ -36,22 +38,12 @@ class TrainingCLI(LightningCLI):
     """LightningCLI that keeps each run in a folder."""
 
     def __init__(self, invocation: Invocation, arguments: list[str]) -> None:
-        run = str(invocation.run)
-        loggers = [
-            {"class_path": name, "init_args": {"save_dir": run, "name": "", "version": ""}}
-            for name in ("TensorBoardLogger", "CSVLogger")
-        ]
-        self._checkpoints = str(invocation.run / "checkpoints")
+        self._run = invocation.run
         super().__init__(
             LanguageModel,
             TextDataModule,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "default_root_dir": run,
-                "logger": loggers,
-                "callbacks": [Throughput(), LossByPosition()],
-                "log_every_n_steps": 10,
-            },
+            trainer_defaults={"callbacks": [Throughput(), LossByPosition(), Predictions()], "log_every_n_steps": 10},
             seed_everything_default=0,
             parser_class=TrainingParser,
             parser_kwargs={"prog": "gecko-lab", "description": DESCRIPTION, "allow_abbrev": False},
@@ -62,7 +54,7 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks that have options worth a key."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.dirpath": self._checkpoints, "checkpoint.save_last": True})
+        parser.set_defaults({"checkpoint.save_last": True})
         parser.add_lightning_class_args(TextSample, "text_sample")
         parser.add_lightning_class_args(Summary, "summary")
 
@@ -73,9 +65,17 @@ class TrainingCLI(LightningCLI):
             settings.checkpoint.save_last = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's trainer, with our progress bar unless there is to be none."""
-        if self._get(self.config_init, "trainer.enable_progress_bar") is not False:
+        """Lightning's trainer in the run's folder, which the configuration does not name: it can be used again."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(Progress())
+        if trainer.default_root_dir is None:
+            kwargs["default_root_dir"] = str(self._run)
+        if trainer.logger in (None, True):
+            kwargs["logger"] = [
+                TensorBoardLogger(self._run, name="", version="", default_hp_metric=False),
+                CSVLogger(self._run, name="", version=""),
+            ]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -91,7 +91,7 @@ def run(verb: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
     invocation = read_invocation(arguments)
-    if (invocation.run / "config.yaml").exists():
+    if getattr(rank_zero_only, "rank", 0) == 0 and (invocation.run / "config.yaml").exists():
         raise ConfigurationError(f"--run: {invocation.run} holds a run already; name another folder")
     network = json.dumps(resolve(invocation.network))
     TrainingCLI(invocation, [verb, *invocation.arguments, "--model.network", network])

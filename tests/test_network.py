@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gecko_lab import build, generate
@@ -90,18 +91,15 @@ def test_flops_of_the_linear_maps_are_those_counted(name: str) -> None:
     counts = counter.get_flop_counts()
     names = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
     counted = sum(sum(counts[f"Network.{key}"].values()) for key in names)
-    assert counted == expected * length * 2
+    assert counted == pytest.approx(expected * length * 2, rel=1e-12)
 
 
 def test_flops_of_full_attention_are_half_of_the_square() -> None:
     """PyTorch counts all pairs; causally there are (L + 1) / 2L of them."""
     network, length = small("llama"), 32
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         network(tokens_of(length, batch=1))
-    by_operation = counter.get_flop_counts()["Global"]
-    square = sum(n for op, n in by_operation.items() if "attention" in str(op)) or sum(
-        n for op, n in by_operation.items() if "bmm" in str(op)
-    )
+    square = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
     attention = sum(m.flops_per_token(length) for m in network.modules() if isinstance(m, Attention)) * length
     assert attention == square * (length + 1) / (2 * length)
 
@@ -120,15 +118,14 @@ def test_greedy_generation_is_the_argmax_of_the_whole(name: str) -> None:
 
 
 def test_generation_leaves_mode_and_global_randomness_alone() -> None:
-    network, before = small("gecko", dropout=0.5).train(), torch.get_rng_state()
-    draws = [
-        generate(network, tokens_of(3), 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    ]
+    network = small("gecko", dropout=0.5).train()
+    before = torch.get_rng_state()
+    draws = [generate(network, tokens_of(3), 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert network.training
     assert network.embedding.training
-    assert torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(0).get_state()) or before is not None
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_low_temperature_is_greedy() -> None:
@@ -160,8 +157,8 @@ def test_autocast_is_near_float32() -> None:
     [
         (torch.zeros(3, dtype=torch.long), None, r"tokens must be \[batch, length ≥ 1\], got \[3\]"),
         (torch.zeros(2, 0, dtype=torch.long), None, r"got \[2, 0\]"),
-        (tokens_of(3), torch.zeros(2, 4, dtype=torch.bool), r"must be bool \[2, 3\] as tokens, got torch.bool \[2, 4\]"),
-        (tokens_of(3), torch.zeros(2, 3), r"must be bool \[2, 3\] as tokens, got torch.float32 \[2, 3\]"),
+        (tokens_of(3), torch.zeros(2, 4, dtype=torch.bool), r"must be bool \[2, 3\] .* got torch.bool \[2, 4\]"),
+        (tokens_of(3), torch.zeros(2, 3), r"must be bool \[2, 3\] .* got torch.float32 \[2, 3\]"),
     ],
 )
 def test_wrong_inputs_are_refused(tokens: torch.Tensor, starts: torch.Tensor | None, message: str) -> None:

@@ -41,7 +41,7 @@ def test_golden_model(name: str) -> None:
     """Logits, loss, and every gradient under the authors' name for it."""
     network, golden = loaded(name)
     tokens = golden["tokens"]
-    starts = tokens == 1 if "multi_document" in golden and golden["multi_document"] else None
+    starts = tokens == 1 if golden.get("multi_document") else None
     assert (starts is not None) == (name in ("gecko_documents", "gecko_options"))
     logits, _ = network(tokens, document_starts=starts)
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
@@ -173,9 +173,7 @@ def shapes(config: Config, family: Family) -> dict[str, tuple[int, ...]]:
 def test_random_checkpoints_there_and_back(family: Family, data: st.DataObject) -> None:
     config = data.draw(configs(family))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    tensors = {
-        name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes(config, family).items()
-    }
+    tensors = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes(config, family).items()}
     network = load_reference(config, tensors, family)
     dumped_config, dumped = dump_reference(network)
     assert dumped_config == CONFIG_DEFAULTS[family] | config

@@ -27,34 +27,54 @@ GOLDEN = 2e-5
 """Float32 against the vectors in `golden/`, outputs and gradients alike."""
 
 BFLOAT16_COMPONENT = 3e-2
-"""A whole component or layer in bfloat16, where several roundings of 2⁻⁹ follow each other, against itself in float32."""
+"""A whole component or layer in bfloat16, where several roundings of 2⁻⁹ follow each other, against float32."""
+
+FLOOR = 1e-3
+"""See `compare`: where random streams make gradients cancel exactly."""
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
 
 
-def rms_error(actual: Tensor, expected: Tensor) -> float:
+def rms(x: Tensor) -> float:
+    """Root mean square; zero of no elements."""
+    return float(x.detach().double().square().mean().sqrt()) if x.numel() else 0.0
+
+
+def rms_error(actual: Tensor, expected: Tensor, at_least: float = 0.0) -> float:
     """RMS of the error over RMS of the expected values; where these are all zero, RMS of the error itself.
 
     Not-a-number anywhere gives not-a-number, which is below no limit.
+
+    Args:
+        actual: `[...]`.
+        expected: `[...]`.
+        at_least: the least RMS that the error is compared with.
     """
     assert actual.shape == expected.shape, f"{list(actual.shape)} is not {list(expected.shape)}"
-    if not expected.numel():
-        return 0.0
-    actual, expected = actual.detach().double(), expected.detach().double()
-    scale = expected.square().mean().sqrt()
-    error = (actual - expected).square().mean().sqrt()
-    return float(error / scale if scale > 0 else error)
+    scale, error = max(rms(expected), at_least), rms(actual.detach().double() - expected.detach().double())
+    return error / scale if scale > 0 else error
 
 
-def compare(actual: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], limit: float) -> None:
-    """Compare tensors by name; the message gives the error of each one that is off."""
+def compare(
+    actual: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None], limit: float, floor: float = 0.0
+) -> None:
+    """Compare tensors by name; the message gives the error of each one that is off.
+
+    Args:
+        actual: tensors.
+        expected: tensors of the same names.
+        limit: of `rms_error`.
+        floor: share of the largest tensor's RMS that every error is at least compared with. A gradient that cancels
+            exactly (of the softmax over a memory that holds one timestep) is rounding alone, of no size of its own.
+    """
     assert actual.keys() == expected.keys(), f"not the same names: {sorted(actual.keys() ^ expected.keys())}"
+    largest = max((rms(x) for x in expected.values() if x is not None), default=0.0)
     off = {}
     for name, reference in expected.items():
         value = actual[name]
         assert value is not None, f"{name}: there is none"
         assert reference is not None, f"{name}: there is no reference"
-        error = rms_error(value, reference)
+        error = rms_error(value, reference, floor * largest)
         if not error <= limit:
             off[name] = error
     assert not off, f"relative RMS errors above {limit:g}: {off}"

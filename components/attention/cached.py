@@ -93,10 +93,9 @@ class CachedAttention(Attention):
             dropout=self.dropout if self.training else 0.0,
         )
         position += q.shape[1]
-        kept = slice(k.shape[1] - self.kept(position), None)
-        return y, AttentionState(
-            k[:, kept], v[:, kept], None if key_segments is None else key_segments[:, kept], position
-        )
+        count = self.kept(position)
+        segments_kept = None if key_segments is None else _last(key_segments, count)
+        return y, AttentionState(_last(k, count), _last(v, count), segments_kept, position)
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotate the first `num_rope_heads` heads of `[B, L, H, S]`; heads that share keys are rotated alike."""
@@ -120,6 +119,12 @@ class CachedAttention(Attention):
     def state_bytes(self, length: int, itemsize: int) -> int:
         """The keys and values that are kept."""
         return self.kept(length) * self.num_heads * (self.key_dim + self.value_dim) * itemsize
+
+
+def _last(x: Tensor, count: int) -> Tensor:
+    """The last `count` timesteps of `[B, M, ...]`, copied where a view would keep much more than them in memory."""
+    last = x[:, max(x.shape[1] - count, 0) :]
+    return last.clone() if 2 * count < x.shape[1] else last
 
 
 def _join_segments(state: AttentionState, new: Tensor | None, length: int) -> Tensor | None:

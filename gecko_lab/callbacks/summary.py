@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 
 class Summary(Callback):
@@ -27,15 +26,16 @@ class Summary(Callback):
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.validations.append((trainer.global_step, metrics))
 
-    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
         if not self.validations or getattr(trainer, "fast_dev_run", False):
             return
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all ranks ask together: it is broadcast
+        if not trainer.is_global_zero:
+            return
         from rich.console import Console
         from rich.table import Table
 
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         per_byte = "bits_per_byte/validation" in self.validations[0][1]
         key, unit = ("bits_per_byte/validation", "bits per byte") if per_byte else ("loss/validation", "nats per token")
         table = Table(title=f"Validation, {unit}")

@@ -51,7 +51,7 @@ class Throughput(Callback):
         batch_size, width = batch["tokens"].shape
         count = batch_size * (width - 1) * trainer.world_size
         self.tokens += count
-        pl_module.log("tokens", float(self.tokens))
+        pl_module.log("tokens", torch.tensor(self.tokens, dtype=torch.float64))
         now = time.perf_counter()
         if self._start is None:  # the first batch of an interval only starts the clock
             self._start, self._since = now, 0

@@ -1,6 +1,7 @@
 """Attention by `scaled_dot_product_attention` over blocks: memory linear in the length, no `[L, M]` mask.
 
-Legend: B batch, N blocks, C queries of a block, M keys that it is given, H heads, K key-value heads, S key dim, V value dim.
+Legend: B batch, N blocks, C queries of a block, M keys that it is given, H heads, K key-value heads, S key dim,
+V value dim.
 """
 
 from __future__ import annotations

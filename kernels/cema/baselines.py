@@ -14,15 +14,15 @@ def _powers(decay: Tensor, phase: Tensor, exponents: Tensor) -> tuple[Tensor, Te
 
 def kernel_vandermonde(p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor, length: int) -> Tensor:
     """``k[d, t] = Re Σ_n γ p q^t`` [D, L] with all powers ``[D, N, L]`` at once, as Mega and S4 write it."""
-    powers_re, powers_im = _powers(decay, phase, torch.arange(length, dtype=decay.dtype))
+    powers_re, powers_im = _powers(decay, phase, torch.arange(length, dtype=decay.dtype, device=decay.device))
     weight_re, weight_im = (gamma * p.unsqueeze(-1)).unbind(-1)
     return torch.einsum("dn,dnl->dl", weight_re, powers_re) - torch.einsum("dn,dnl->dl", weight_im, powers_im)
 
 
 def kernel_factored(p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor, length: int) -> Tensor:
     """The same in the best way we know: ``q^{64 i + j} = q^{64 i} q^j`` as one matrix product."""
-    low_re, low_im = _powers(decay, phase, torch.arange(_TABLE, dtype=decay.dtype))
-    high_re, high_im = _powers(decay, phase, torch.arange(0, length, _TABLE, dtype=decay.dtype))
+    low_re, low_im = _powers(decay, phase, torch.arange(_TABLE, dtype=decay.dtype, device=decay.device))
+    high_re, high_im = _powers(decay, phase, torch.arange(0, length, _TABLE, dtype=decay.dtype, device=decay.device))
     weight_re, weight_im = (gamma * p.unsqueeze(-1)).unsqueeze(-2).unbind(-1)
     left = torch.cat((weight_re * high_re - weight_im * high_im, -weight_re * high_im - weight_im * high_re), dim=1)
     return torch.bmm(left.transpose(1, 2), torch.cat((low_re, low_im), dim=1)).flatten(1)[:, :length]
@@ -32,6 +32,6 @@ def cema_fft(x: Tensor, p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor, 
     """Outputs [B, L, D] of ``cema`` without state or documents: a causal convolution through FFTs of length 2 L."""
     length = x.shape[1]
     make_kernel = kernel_vandermonde if vandermonde else kernel_factored
-    spectrum = torch.fft.rfft(x.transpose(1, 2), n=2 * length)
+    spectrum = torch.fft.rfft(x.to(decay.dtype).transpose(1, 2), n=2 * length)
     response = torch.fft.rfft(make_kernel(p, decay, phase, gamma, length), n=2 * length)
-    return torch.fft.irfft(spectrum * response, n=2 * length)[..., :length].transpose(1, 2)
+    return torch.fft.irfft(spectrum * response, n=2 * length)[..., :length].transpose(1, 2).to(x.dtype)

@@ -30,12 +30,6 @@ TEST_SHAPES = (
     Shape(2, 257, 3, 5, num_starts=120),
     Shape(1, 515, 9, 16, num_starts=4),
 )
-BENCHMARK_SHAPES = (
-    Shape(2, 4096, 768, 16),
-    Shape(2, 4096, 768, 16, num_starts=4),
-    Shape(8, 2048, 384, 16),
-    Shape(8, 2048, 384, 16, num_starts=3),
-)
 
 
 class Inputs(NamedTuple):

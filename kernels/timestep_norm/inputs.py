@@ -7,11 +7,18 @@ from torch import Tensor
 
 from gecko_lab.kernels.timestep_norm.statistics import TimestepStatistics, statistics_dtype
 
+
+class Shape(NamedTuple):
+    """`B`, `L`, `D`, `G`."""
+
+    batch: int
+    length: int
+    num_features: int
+    num_groups: int
+
+
 TEST_SHAPES = [(1, 1, 4, 1), (3, 1, 12, 3), (2, 2, 10, 2), (2, 17, 12, 4), (1, 64, 20, 5), (3, 131, 24, 2)]
 """`(B, L, D, G)`: odd and even lengths, within, at and beyond the scan's blocks; small and large groups."""
-
-BENCHMARK_SHAPES = [(8, 2048, 384, 16), (2, 4096, 768, 32), (1, 2048, 4096, 64)]
-"""`(B, L, D, G)` of a small, a medium and a 7B model's norm."""
 
 
 class TimestepNormInputs(NamedTuple):

@@ -1,4 +1,4 @@
-"""Shapes and seeded inputs for the tests and the benchmarks."""
+"""Seeded inputs for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -33,9 +33,6 @@ class Inputs(NamedTuple):
     dy: Tensor
     """[B, L, H, V]"""
 
-
-BENCHMARK_SHAPES = (Shape(2, 8192, 4, 64, 256, 512), Shape(1, 8192, 1, 256, 2048, 2048))
-"""A small model's memory, and one head of the authors' 7B."""
 
 
 def make_inputs(

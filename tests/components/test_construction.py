@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gecko_lab.slots import Size, Slot
-from tests.components.catalogue import CASES, SIZE, C, Case, every, floating, run, run_in_pieces, starts_at
+from tests.components.catalogue import CASES, C, Case, every, floating, run, run_in_pieces, starts_at
 from tests.tolerances import BFLOAT16_COMPONENT, compare
 
 TINY = Size(num_layers=1, model_dim=4, num_heads=2, z_dim=4, value_dim=2, hidden_dim=3, chunk_size=2)

@@ -1,4 +1,4 @@
-"""Attention: golden vectors, blocks against the dense reference for every pattern, documents, caches, gradients, errors."""
+"""Attention: golden vectors, blocks against the dense reference for every pattern, gradients by name, errors."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Rotary positions: which pairs turn, by how much, and that a stream's 4,000,000th position is as exact as its first."""
+"""Rotary positions: which pairs turn, by how much, and exactness at position 4,000,000."""
 
 import mpmath
 import pytest

@@ -1,0 +1,5 @@
+"""`gecko-lab bench`: what is fast beside its reference, checked, interleaved, in one run."""
+
+from gecko_lab.bench.kernels_command import kernels
+
+__all__ = ["kernels"]

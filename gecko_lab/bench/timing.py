@@ -1,0 +1,96 @@
+"""Times that can be compared: contenders take turns in one process, so that a machine's moods meet all of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gecko_lab.kernels.case import Contender, Inputs, Shape
+
+SHORTEST_SAMPLE = 0.02
+"""Seconds: what is faster is run several times for one sample."""
+
+PASSES = ("forward", "forward_backward")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one run, a sample a round."""
+
+    samples: list[float]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.samples)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, in seconds."""
+        ends = {"min": min(self.samples), "max": max(self.samples)}
+        return {"median": self.median, **ends, "samples": self.samples}
+
+
+def passes(contender: Contender[Any], inputs: Inputs, shape: Shape) -> dict[str, Callable[[], None]]:
+    """What is run: `forward` without autograd, and `forward_backward` to the gradients of all floating inputs."""
+    leaves = {name: x.detach().requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
+    wanted = [x for x in leaves.values() if x.requires_grad]
+
+    def forward() -> None:
+        with torch.no_grad():
+            contender.run(leaves, shape)
+
+    def forward_backward() -> None:
+        y = contender.run(leaves, shape)
+        torch.autograd.grad(y, wanted, torch.ones_like(y))
+
+    return {"forward": forward, "forward_backward": forward_backward}
+
+
+def interleave(
+    contenders: tuple[Contender[Any], ...], inputs: Inputs, shape: Shape, rounds: int
+) -> Iterator[tuple[str, dict[tuple[str, str], Times]]]:
+    """Time every pass of every contender once a round, after a round that does not count; each round another begins.
+
+    Yields:
+        Before each pass its name, for a display, and what has been measured so far by (contender, pass); last of all
+        an empty name and everything.
+    """
+    runs = {(c.name, name): run for c in contenders for name, run in passes(c, inputs, shape).items()}
+    device = next(iter(inputs.values())).device
+    samples: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    repeats = dict.fromkeys(runs, 1)
+    keys = list(runs)
+    for number in range(-1, rounds):
+        turn = len(PASSES) * (max(number, 0) % len(contenders))
+        for key in keys[turn:] + keys[:turn]:
+            yield f"{key[0]}, {key[1].replace('_', ' + ')}", {}
+            seconds = sample(runs[key], repeats[key], device)
+            if number < 0:
+                # The first run of all pays for what is set up once: repeats are counted from a second one.
+                seconds = sample(runs[key], 1, device) if seconds < 1 else seconds
+                repeats[key] = max(1, math.ceil(SHORTEST_SAMPLE / seconds))
+            else:
+                samples[key].append(seconds)
+    yield "", {key: Times(values) for key, values in samples.items()}
+
+
+def sample(run: Callable[[], None], repeats: int, device: torch.device) -> float:
+    """Seconds of one run, from several in a row."""
+    synchronize(device)
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    synchronize(device)
+    return (time.perf_counter() - begin) / repeats
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
