@@ -9,6 +9,7 @@ A configuration is a tree of plain values. A part is named by class (`memory: Ad
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ from jsonargparse import ArgumentParser
 
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.network import Network, resolve_size, scale_size
-from gecko_lab.registry import Option, find, options, summary
-from gecko_lab.slots import Layer, Slot
+from gecko_lab.registry import Option, components, find, options, summary
+from gecko_lab.slots import Layer, Size, Slot
 
 Tree = dict[str, Any]
 
@@ -52,6 +53,7 @@ def _network(
 
 
 NETWORK_OPTIONS = options(_network)
+_DIMENSIONS = {"vocab_size", *(field.name for field in dataclasses.fields(Size))}
 
 
 def merge(base: Any, change: Any) -> Any:
@@ -61,8 +63,12 @@ def merge(base: Any, change: Any) -> Any:
     """
     if isinstance(base, list) and isinstance(change, Mapping):
         return [merge(item, change) for item in base]
+    if isinstance(base, Mapping) and isinstance(change, str) and base.get("class_path") == change:
+        return copy.deepcopy(dict(base))
     if not isinstance(change, Mapping):
         return copy.deepcopy(change)
+    if set(change) == {"init_args"}:
+        change = change["init_args"] or {}
     if isinstance(base, str) and "class_path" not in change:
         return {"class_path": base, "init_args": merge({}, change)}
     if not isinstance(base, Mapping):
@@ -88,11 +94,13 @@ def resolve(tree: Mapping[str, Any] | None, where: str = "model.network") -> Tre
     if tree is not None and not isinstance(tree, Mapping):
         raise ConfigurationError(f"{where}: expected keys and values, got {tree!r}{nearest('', NETWORK_OPTIONS)}")
     values = _check_options(NETWORK_OPTIONS, tree or {}, where)
-    layers = values["layer"] if isinstance(values["layer"], list) else [values["layer"]]
+    several = isinstance(values["layer"], list)
+    layers = values["layer"] if several else [values["layer"]]
     if not layers:
         raise ConfigurationError(f"{where}.layer: a list of layers must not be empty")
     default = find(Layer, NETWORK_OPTIONS["layer"].default, where)
-    resolved = [_resolve_component(Layer, layer, default, f"{where}.layer") for layer in layers]
+    places = [f"{where}.layer[{i}]" if several else f"{where}.layer" for i in range(len(layers))]
+    resolved = [_resolve_component(Layer, layer, default, place) for layer, place in zip(layers, places, strict=True)]
     for layer in resolved:
         cls: Any = find(Layer, layer["class_path"], where)
         if values["size"] not in cls.sizes:
@@ -144,7 +152,8 @@ def _resolve_component(slot: type[Slot], value: Any, default: type[Slot] | None,
     if "class_path" not in value:
         if default is None:
             raise ConfigurationError(f"{where}: which component? Give class_path with these options: {dict(value)}")
-        value = {"class_path": default.__name__, "init_args": value}
+        init_args = value["init_args"] if set(value) == {"init_args"} else value
+        value = {"class_path": default.__name__, "init_args": init_args}
     surplus = set(value) - {"class_path", "init_args"}
     if surplus:
         raise ConfigurationError(
@@ -185,7 +194,7 @@ def _resolve_slot(option: Option, value: Any, where: str) -> Tree | None:
         value = value.__name__
     if value is None:
         if not option.optional:
-            raise ConfigurationError(f"{where}: cannot be null; it needs a {option.slot.title}")
+            raise ConfigurationError(f"{where}: cannot be null{nearest('', components(option.slot))}")
         return None
     default: Any = option.default if inspect.isclass(option.default) else None
     return _resolve_component(option.slot, value, default, where)
@@ -195,12 +204,20 @@ def _check_value(option: Option, value: Any, where: str) -> Any:
     """`value` as the option's type, by jsonargparse's rules (`"1e-3"` is a float)."""
     if option.annotation is Any:
         return value
+    if value is None:  # jsonargparse takes it for any type
+        if not option.optional:
+            raise ConfigurationError(f"{where}: cannot be null; expected {_type_name(option.annotation)}")
+        return None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=option.annotation)
     try:
         checked = parser.parse_object({"value": value}, defaults=False)["value"]
     except Exception as error:
         raise ConfigurationError(f"{where}: expected {_type_name(option.annotation)}, got {value!r}") from error
+    if option.name in _DIMENSIONS and isinstance(checked, int) and checked < 1:
+        raise ConfigurationError(f"{where}: must be at least 1, got {checked}")
+    if option.name.endswith("dropout") and not 0 <= checked <= 1:
+        raise ConfigurationError(f"{where}: must lie in [0, 1], got {checked}")
     return list(checked) if isinstance(checked, tuple) else checked
 
 

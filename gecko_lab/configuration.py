@@ -17,6 +17,7 @@ from gecko_lab.errors import ConfigurationError, nearest
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 _NETWORK = "--model.network"
+_GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary")
 
 
 @dataclass
@@ -57,6 +58,9 @@ def read_invocation(arguments: list[str]) -> Invocation:
             path = find_config(take())
             names.append(path.resolve().parent.name if path.name == "config.yaml" else path.stem)  # of a run
             settings = read_yaml(path)
+            for group in _GROUPS:  # jsonargparse passes over what is not keys and values
+                if not isinstance(settings.get(group, {}), Mapping | None):
+                    raise ConfigurationError(f"{path}: {group}: expected keys and values, got {settings[group]!r}")
             model = settings.get("model")
             if isinstance(model, Mapping) and "network" in model:
                 network = merge(network, model["network"] or {})

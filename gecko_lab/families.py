@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gecko_lab.assembly import Tree, assemble, merge
+from gecko_lab.configuration import read_yaml
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.network import Network
 
@@ -55,24 +54,22 @@ def build(what: str | Path | Mapping[str, Any], **overrides: Any) -> Network:
 def _tree(what: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(what, Mapping):
         return what
-    if isinstance(what, Path) or what.endswith((".yaml", ".yml")):
+    if isinstance(what, Path) or (isinstance(what, str) and what.endswith((".yaml", ".yml"))):
         return _read(Path(what))
-    family, _, size = what.partition("-")
+    family, _, size = what.partition("-") if isinstance(what, str) else ("", "", "")
     if family not in FAMILIES or not size:
+        hint = "" if family in FAMILIES else nearest(family, FAMILIES)
         raise ConfigurationError(
-            f"unknown network {what!r}: expected FAMILY-SIZE{nearest(family, FAMILIES)}, for example gecko-15m, "
-            f"or a .yaml file"
+            f"unknown network {what!r}: expected FAMILY-SIZE{hint}, for example gecko-15m, or a .yaml file"
         )
     return {**FAMILIES[family], "size": size}
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    if isinstance(tree, Mapping) and isinstance(tree.get("model"), Mapping):
-        tree = tree["model"].get("network") or {}
+    tree: Any = read_yaml(path)
+    if {"model", "data", "trainer"} & set(tree):  # a training configuration
+        model = tree.get("model") or {}
+        tree = model.get("network") or {} if isinstance(model, Mapping) else None
     if not isinstance(tree, Mapping):
-        raise ConfigurationError(f"{path} has no keys of model.network")
+        raise ConfigurationError(f"{path}: expected keys and values under model.network")
     return tree

@@ -145,10 +145,11 @@ class LanguageModel(L.LightningModule):
         nats, tokens, num_bytes = gathered.sum(dim=0)
         if tokens == 0:
             return
-        self.log("loss/validation", (nats / tokens).float(), prog_bar=True)
-        self.log("perplexity/validation", (nats / tokens).exp().float())
+        stage = "test" if self.trainer.testing else "validation"
+        self.log(f"loss/{stage}", (nats / tokens).float(), prog_bar=True)
+        self.log(f"perplexity/{stage}", (nats / tokens).exp().float())
         if num_bytes > 0:
-            self.log("bits_per_byte/validation", (nats / math.log(2) / num_bytes).float(), prog_bar=True)
+            self.log(f"bits_per_byte/{stage}", (nats / math.log(2) / num_bytes).float(), prog_bar=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

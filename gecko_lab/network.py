@@ -89,6 +89,8 @@ class Network(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, for instance after building on the meta device and `to_empty`."""
+        if self.tied_embedding:  # `to_empty` has untied them
+            self.output.weight = self.embedding.weight
         for module in self.modules():
             reset: Any = getattr(module, "reset_parameters", None)
             if module is not self and reset is not None:

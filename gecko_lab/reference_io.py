@@ -237,18 +237,17 @@ def _to_config(model: Network) -> tuple[Family, dict[str, Any]]:
     first: Any = model.layers[0]
     if type(first).__name__ != "GeckoLayer":
         raise ConfigurationError(f"the authors' code has no {type(first).__name__}")
-    parts = {name: type(getattr(first, name)).__name__ for name in ("timestep_norm", "moving_average", "attention")}
-    parts["memory"] = type(first.memory).__name__
+    parts = {name: _part(getattr(first, name)) for name in ("timestep_norm", "moving_average", "attention", "memory")}
     wanted = {
         "gecko": ("TimestepDecayNorm", "ComplexEMA", "SlidingChunkAttention", "AdaptiveWorkingMemory"),
-        "megalodon": ("TimestepNorm", "ComplexEMA", "ChunkAttention", "NoneType"),
+        "megalodon": ("TimestepNorm", "ComplexEMA", "ChunkAttention", "null"),
     }
     family: Family = "megalodon" if parts["timestep_norm"] == "TimestepNorm" else "gecko"
     for (slot, found), expected in zip(parts.items(), wanted[family], strict=True):
         if found != expected:
-            problems.append(f"{slot} is {found.replace('NoneType', 'null')}, {family} has {expected}")
+            problems.append(f"{slot} is {found}, {family} has {expected}")
     if type(first.feed_forward).__name__ not in ("SwiGLU", "MLP"):
-        problems.append(f"feed_forward is {type(first.feed_forward).__name__}, {family} has SwiGLU or MLP")
+        problems.append(f"feed_forward is {_part(first.feed_forward)}, {family} has SwiGLU or MLP")
     if problems:
         raise ConfigurationError(f"not a network of the authors' code: {'; '.join(problems)}")
     gecko = family == "gecko"
@@ -295,6 +294,10 @@ def _to_config(model: Network) -> tuple[Family, dict[str, Any]]:
             f"not a network of the authors' {family} code: {where or 'network'}.{name} = {value} has no name there"
         )
     return family, config
+
+
+def _part(module: Any) -> str:
+    return "null" if module is None else type(module).__name__
 
 
 def _settings(model: Network) -> dict[tuple[str, str], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
@@ -11,6 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gecko_lab.assembly import resolve
 from gecko_lab.callbacks import LossByPosition, Predictions, Progress, Summary, TextSample, Throughput
@@ -18,7 +20,7 @@ from gecko_lab.configuration import Invocation, read_invocation
 from gecko_lab.data.text import TextDataModule
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.language_model import LanguageModel
-from gecko_lab.parser import HintingMixin
+from gecko_lab.parser import HintingMixin, one_line
 
 DESCRIPTION = """
 Every option is a key of the YAML and a flag: `--config FILE.yaml` (several are merged, the last wins; files of
@@ -59,10 +61,16 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(Summary, "summary")
 
     def before_instantiate_classes(self) -> None:
-        """A trial run leaves nothing behind."""
+        """Look for mistakes that would show late; settings that follow from others."""
         settings = self.config[str(self.subcommand)]
-        if settings.trainer.fast_dev_run:
+        trainer, checkpoint = settings.trainer, settings.get("ckpt_path")
+        if trainer.fast_dev_run:  # a trial run leaves nothing behind
             settings.checkpoint.save_last = False
+        if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
+            trainer.check_val_every_n_epoch = None  # batches are counted on from epoch to epoch
+        if checkpoint and checkpoint not in ("best", "last", "hpc") and "://" not in checkpoint:
+            if not checkpoint.startswith("registry") and not Path(checkpoint).expanduser().exists():
+                raise ConfigurationError(f"--ckpt_path: there is no checkpoint {checkpoint}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer in the run's folder, which the configuration does not name: it can be used again."""
@@ -94,4 +102,7 @@ def run(verb: str, arguments: list[str]) -> None:
     if getattr(rank_zero_only, "rank", 0) == 0 and (invocation.run / "config.yaml").exists():
         raise ConfigurationError(f"--run: {invocation.run} holds a run already; name another folder")
     network = json.dumps(resolve(invocation.network))
-    TrainingCLI(invocation, [verb, *invocation.arguments, "--model.network", network])
+    try:
+        TrainingCLI(invocation, [verb, *invocation.arguments, "--model.network", network])
+    except MisconfigurationException as error:  # what Lightning finds wrong in the trainer's options
+        raise ConfigurationError(one_line(str(error))) from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Size = Literal["small", "full"]
 Inputs = dict[str, Tensor]
-"""Arguments by name; gradients are taken of every floating one."""
+"""Arguments by name, in the order of the call; gradients are taken of every floating one."""
 
 
 class Shape(Protocol):
@@ -31,7 +31,7 @@ class Contender(Generic[ShapeT]):
     run: Callable[[Inputs, ShapeT], Tensor]
     """The differentiable output, from inputs and their shape."""
     same: bool = True
-    """Whether it computes the operation. If not it is a yardstick: something familiar of that size, checked by nothing."""
+    """Whether it computes the operation. If not it is a yardstick: something familiar of that size, unchecked."""
 
 
 @dataclass(frozen=True)

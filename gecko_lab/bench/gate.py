@@ -39,19 +39,6 @@ class Verdict:
         """Not-a-number is not green."""
         return self.failure is None and all(error <= self.limits[name] for name, error in self.errors.items())
 
-    @property
-    def worst(self) -> str:
-        """The failure, or the error that is largest beside its limit, in words."""
-        if self.failure is not None:
-            return self.failure
-
-        def excess(name: str) -> float:
-            ratio = self.errors[name] / self.limits[name]
-            return ratio if ratio == ratio else float("inf")
-
-        name = max(self.errors, key=excess)
-        return f"{name} is off by {self.errors[name]:.1e}, limit {self.limits[name]:.1e}"
-
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {"green": self.green, "errors": self.errors, "limits": self.limits, "failure": self.failure}

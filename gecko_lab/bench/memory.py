@@ -21,7 +21,10 @@ from gecko_lab.bench.cases import load_case
 from gecko_lab.bench.timing import passes
 from gecko_lab.kernels.case import Inputs, Size
 
+_PRELOAD = ["gecko_lab.bench.memory", "torch._dynamo"]  # the second is loaded by the first call of any custom operation
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+KNOWN = _RESET.exists()
+"""Whether the system tells a process its peak and lets it begin a new one: Linux."""
 
 
 class Task(NamedTuple):
@@ -43,16 +46,17 @@ Peak = dict[str, int | None]
 def measure(task: Task) -> Peak:
     """Peak bytes above the inputs of a contender's passes: outputs, gradients, what is kept between, temporaries."""
     if task.device.type == "cuda":
-        return _run(task)
+        return measure_here(task)
     # Not a plain fork, which would carry this process's pages and threads along, nor a spawn, which loads torch anew.
-    context = multiprocessing.get_context("forkserver" if _RESET.exists() else "spawn")
-    if _RESET.exists():
-        context.set_forkserver_preload(["gecko_lab.bench.memory"])
+    context = multiprocessing.get_context("forkserver" if KNOWN else "spawn")
+    if KNOWN:
+        context.set_forkserver_preload(_PRELOAD)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_run, task).result()
+        return pool.submit(measure_here, task).result()
 
 
-def _run(task: Task) -> Peak:
+def measure_here(task: Task) -> Peak:
+    """The same in this process: on CPU what it freed earlier and still holds can hide part of the peaks."""
     torch.set_num_threads(task.threads)
     case = load_case(task.case)
     problem = case.problems[task.size][task.problem]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,31 +53,36 @@ def passes(contender: Contender[Any], inputs: Inputs, shape: Shape) -> dict[str,
 
 
 def interleave(
-    contenders: tuple[Contender[Any], ...], inputs: Inputs, shape: Shape, rounds: int
-) -> Iterator[tuple[str, dict[tuple[str, str], Times]]]:
-    """Time every pass of every contender once a round, after a round that does not count; each round another begins.
+    contenders: tuple[Contender[Any], ...],
+    inputs: Inputs,
+    shape: Shape,
+    rounds: int,
+    tell: Callable[[str], None] = lambda what: None,
+) -> dict[tuple[str, str], Times]:
+    """Time every pass of every contender once a round, after a round that does not count.
 
-    Yields:
-        Before each pass its name, for a display, and what has been measured so far by (contender, pass); last of all
-        an empty name and everything.
+    Each round another contender begins. `tell` hears what runs next, outside the samples.
+
+    Returns:
+        Times by (contender, pass).
     """
-    runs = {(c.name, name): run for c in contenders for name, run in passes(c, inputs, shape).items()}
+    runs = {(one.name, name): run for one in contenders for name, run in passes(one, inputs, shape).items()}
     device = next(iter(inputs.values())).device
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    repeats = dict.fromkeys(runs, 1)
+    repeats: dict[tuple[str, str], int] = {}
+    for key, run in runs.items():
+        tell(f"{key[0]}: {key[1].replace('_', ' + ')}, warm-up")
+        seconds = sample(run, 1, device)
+        if seconds < 1:  # the very first run pays for what is set up once: a second one tells how long it takes
+            seconds = sample(run, 1, device)
+        repeats[key] = max(1, math.ceil(SHORTEST_SAMPLE / seconds))
     keys = list(runs)
-    for number in range(-1, rounds):
-        turn = len(PASSES) * (max(number, 0) % len(contenders))
+    for number in range(rounds):
+        turn = len(PASSES) * (number % len(contenders))
         for key in keys[turn:] + keys[:turn]:
-            yield f"{key[0]}, {key[1].replace('_', ' + ')}", {}
-            seconds = sample(runs[key], repeats[key], device)
-            if number < 0:
-                # The first run of all pays for what is set up once: repeats are counted from a second one.
-                seconds = sample(runs[key], 1, device) if seconds < 1 else seconds
-                repeats[key] = max(1, math.ceil(SHORTEST_SAMPLE / seconds))
-            else:
-                samples[key].append(seconds)
-    yield "", {key: Times(values) for key, values in samples.items()}
+            tell(f"{key[0]}: {key[1].replace('_', ' + ')}, round {number + 1} of {rounds}")
+            samples[key].append(sample(runs[key], repeats[key], device))
+    return {key: Times(values) for key, values in samples.items()}
 
 
 def sample(run: Callable[[], None], repeats: int, device: torch.device) -> float:

@@ -15,19 +15,19 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def _blocks(inputs: Inputs, shape: Shape) -> Tensor:
-    return attention(**inputs, pattern="sliding_chunk", size=shape.chunk_size, backend="torch")
+    return attention(*inputs.values(), pattern="sliding_chunk", size=shape.chunk_size, backend="torch")
 
 
 def _dense(inputs: Inputs, shape: Shape) -> Tensor:
-    return attention(**inputs, pattern="sliding_chunk", size=shape.chunk_size, backend="reference")
+    return attention(*inputs.values(), pattern="sliding_chunk", size=shape.chunk_size, backend="reference")
 
 
 def _masked(inputs: Inputs, shape: Shape) -> Tensor:
-    return baselines.masked(**inputs, pattern="sliding_chunk", size=shape.chunk_size)
+    return baselines.masked(*inputs.values(), pattern="sliding_chunk", size=shape.chunk_size)
 
 
 def _full(inputs: Inputs, shape: Shape) -> Tensor:
-    return baselines.full(**inputs)
+    return baselines.full(*inputs.values())
 
 
 REFERENCE = Contender("dense softmax", _dense)

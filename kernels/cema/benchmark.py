@@ -17,19 +17,19 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def _blocks(inputs: Inputs, shape: Shape) -> Tensor:
-    return cema(**inputs, backend="torch")[0]
+    return cema(*inputs.values(), backend="torch")[0]
 
 
 def _time_loop(inputs: Inputs, shape: Shape) -> Tensor:
-    return cema(**inputs, backend="reference")[0]
+    return cema(*inputs.values(), backend="reference")[0]
 
 
 def _fft(inputs: Inputs, shape: Shape) -> Tensor:
-    return cema_fft(**inputs)
+    return cema_fft(*inputs.values())
 
 
 def _fft_factored(inputs: Inputs, shape: Shape) -> Tensor:
-    return cema_fft(**inputs, vandermonde=False)
+    return cema_fft(*inputs.values(), vandermonde=False)
 
 
 REFERENCE = Contender("time loop", _time_loop)

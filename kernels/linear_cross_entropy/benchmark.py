@@ -16,7 +16,7 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def _pieces(inputs: Inputs, shape: Shape) -> Tensor:
-    return linear_cross_entropy(**inputs, rows=shape.rows)
+    return linear_cross_entropy(*inputs.values(), rows=shape.rows)
 
 
 def _plain(inputs: Inputs, shape: Shape) -> Tensor:

@@ -15,15 +15,17 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def _scan(inputs: Inputs, shape: Shape) -> Tensor:
-    return timestep_norm(**inputs, num_groups=shape.num_groups, backend="torch")[0]
+    x, scale, bias = inputs.values()
+    return timestep_norm(x, scale, bias, num_groups=shape.num_groups, backend="torch")[0]
 
 
 def _time_loop(inputs: Inputs, shape: Shape) -> Tensor:
-    return timestep_norm(**inputs, num_groups=shape.num_groups, backend="reference")[0]
+    x, scale, bias = inputs.values()
+    return timestep_norm(x, scale, bias, num_groups=shape.num_groups, backend="reference")[0]
 
 
 def _layer_norm(inputs: Inputs, shape: Shape) -> Tensor:
-    x, scale, bias = inputs["x"], inputs["scale"], inputs["bias"]
+    x, scale, bias = inputs.values()
     return F.layer_norm(x, (shape.num_features,), scale.to(x.dtype), bias.to(x.dtype))
 
 

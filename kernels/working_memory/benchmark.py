@@ -16,11 +16,13 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def _vectorised(inputs: Inputs, shape: Shape) -> Tensor:
-    return working_memory(**inputs, chunk_size=shape.chunk_size, backend="torch")[0]
+    q, k, v = inputs.values()
+    return working_memory(q, k, v, chunk_size=shape.chunk_size, backend="torch")[0]
 
 
 def _reference(inputs: Inputs, shape: Shape) -> Tensor:
-    return working_memory(**inputs, chunk_size=shape.chunk_size, backend="reference")[0]
+    q, k, v = inputs.values()
+    return working_memory(q, k, v, chunk_size=shape.chunk_size, backend="reference")[0]
 
 
 def _authors_loop(inputs: Inputs, shape: Shape) -> Tensor:

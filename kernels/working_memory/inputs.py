@@ -34,7 +34,6 @@ class Inputs(NamedTuple):
     """[B, L, H, V]"""
 
 
-
 def make_inputs(
     shape: Shape,
     *,

@@ -1,0 +1,107 @@
+"""The result of a benchmark, to read: at most 100 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 100
+_COLUMNS = (
+    ("", 22),
+    ("forward", 20),
+    ("×", 5),
+    ("forward + backward", 20),
+    ("×", 5),
+    ("MiB fwd", 7),
+    ("f + b", 6),
+    ("×", 5),
+)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what `gecko-lab bench kernels --json` holds."""
+    console = Console(width=WIDTH, highlight=False)
+    for case in result["cases"]:
+        _show_case(console, case)
+    console.print()
+    for line in notes(result):
+        console.print(Text(line))
+
+
+def _show_case(console: Console, case: dict[str, Any]) -> None:
+    console.print(Text(f"\n{case['name']}: {case['title']}", style="bold"))
+    for contender, verdict in case["check"].items():
+        style = "green" if verdict["green"] else "red"
+        console.print(Text(f"  {contender}: {check_text(verdict)}", style=style))
+    for problem in case["problems"]:
+        console.print(Text(f"\n{problem['description']}"))
+        console.print(problem_table(problem))
+
+
+def check_text(verdict: dict[str, Any]) -> str:
+    """The errors, or why a check is red: what was raised, or the errors above their limits."""
+    errors, limits = verdict["errors"], verdict["limits"]
+    if verdict["green"]:
+        gradients = max(error for name, error in errors.items() if name != "y")
+        return f"right, output to {errors['y']:.0e}, gradients to {gradients:.0e}"
+    off = [
+        f"{name} by {errors[name]:.0e} (limit {limits[name]:.0e})"
+        for name in errors
+        if not errors[name] <= limits[name]
+    ]
+    return f"WRONG, no speed: {verdict['failure'] or ', '.join(off)}"
+
+
+def problem_table(problem: dict[str, Any]) -> Table:
+    """Contenders in rows; a ratio is the contender's over ours, which stands first."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
+    for name, width in _COLUMNS:
+        table.add_column(name, justify="right" if name else "left", width=width, no_wrap=True)
+    ours = problem["contenders"][0]
+    for row in problem["contenders"]:
+        cells = [row["name"] if row["same"] else f"({row['name']})"]
+        for key in ("forward", "forward_backward"):
+            seconds = row[key]["seconds"]
+            cells += [spread(seconds), _ratio(row, ours, seconds["median"], ours[key]["seconds"]["median"])]
+        peaks = [row[key]["bytes"] for key in ("forward", "forward_backward")]
+        cells += ["–" if peak is None else f"{peak / 2**20:.0f}" for peak in peaks]
+        cells.append(_ratio(row, ours, peaks[1], ours["forward_backward"]["bytes"]))
+        table.add_row(*cells)
+    return table
+
+
+def _ratio(row: dict[str, Any], ours: dict[str, Any], value: float | None, least: float | None) -> str:
+    """Nothing in our own row; two figures, or all before the point."""
+    if row is ours or not value or not least:
+        return ""
+    return f"{value / least:.{0 if value >= 100 * least else 1 if value >= 10 * least else 2}f}"
+
+
+def spread(seconds: dict[str, float]) -> str:
+    """`12.3 ms (11.9–14.0)`: the median and the ends."""
+    scale, unit = (1.0, "s") if seconds["median"] >= 10 else (1e3, "ms") if seconds["median"] >= 1e-3 else (1e6, "µs")
+    digits = 0 if seconds["max"] * scale >= 100 else 1
+    median, least, most = (f"{seconds[key] * scale:.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} {unit} ({least}–{most})"
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What the numbers mean and where they come from."""
+    of = result["machine"]
+    lines = [
+        f"Medians of {result['rounds']} interleaved rounds (least–most). ×: time or memory over ours, the first row.",
+        "MiB: peak above the inputs, forward, then forward + backward. (In parentheses): another function.",
+        f"{of['name']}, {of['cores']} cores, {of['threads']} threads, {result['dtype']}, torch {of['torch']}, "
+        f"commit {of['commit'] or 'unknown'}",
+        f"At best: copy {of['copy_bytes_per_second'] / 1e9:.1f} GB/s, "
+        f"matrix product {of['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s",
+        f"Again: {result['command']}",
+    ]
+    load = of["load_average"]
+    if load is not None and load > 0.5 * of["cores"]:
+        lines.append(f"The machine was busy at the start (load {load:.1f}): trust ratios more than times.")
+    return lines
