@@ -7,7 +7,9 @@ import re
 from gecko_lab.errors import ConfigurationError
 
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
-_PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmgbt]?)\s*(steps?|tokens?)?\s*", re.IGNORECASE)
+_PATTERN = re.compile(
+    r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmgbt]?)\s*(steps?|tokens?)?\s*", re.IGNORECASE
+)
 
 Duration = int | str
 

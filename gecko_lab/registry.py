@@ -132,7 +132,8 @@ def options(cls: Callable[..., Any]) -> dict[str, Option]:
     hints = typing.get_type_hints(function)
     described = {
         parameter.arg_name: " ".join((parameter.description or "").split())
-        for parameter in docstring_parser.parse(inspect.getdoc(cls) or "").params
+        for owner in (reversed(cls.__mro__) if inspect.isclass(cls) else [cls])
+        for parameter in docstring_parser.parse(inspect.cleandoc(owner.__doc__ or "")).params
     }
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():

@@ -31,20 +31,26 @@ class AttentionState(NamedTuple):
 
 
 class CachedAttention(Attention):
-    """Softmax attention, scale 1, rotary positions absolute in the stream (RoFormer, arXiv 2104.09864)."""
+    """Softmax attention, scale 1, rotary positions absolute in the stream (RoFormer, arXiv 2104.09864).
+
+    Args:
+        rope_base: base of the rotary positions' wavelengths.
+        num_rope_heads: heads that are rotated, the first ones; all by default.
+    """
 
     pattern: Pattern
 
-    @abstractmethod
     def __init__(
         self,
         num_heads: int,
         key_dim: int,
         value_dim: int,
-        size: int,
-        dropout: float,
-        rope_base: float,
-        num_rope_heads: int | None,
+        chunk_size: int,
+        dropout: float = 0.0,
+        /,
+        *,
+        rope_base: float = 500_000.0,
+        num_rope_heads: int | None = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -54,9 +60,9 @@ class CachedAttention(Attention):
             raise ValueError(f"{name}: num_rope_heads must lie in 0 … {num_heads} (num_heads), got {num_rope_heads}")
         if num_rope_heads and key_dim % 2:
             raise ValueError(f"{name}: rotary positions need an even key dim per head, got {key_dim}")
-        if size < 1:
-            raise ValueError(f"{name}: the window must be at least 1 timestep, got {size}")
-        self.num_heads, self.key_dim, self.value_dim, self.size = num_heads, key_dim, value_dim, size
+        if chunk_size < 1:
+            raise ValueError(f"{name}: chunks and windows must be at least 1 timestep, got {chunk_size}")
+        self.num_heads, self.key_dim, self.value_dim, self.size = num_heads, key_dim, value_dim, chunk_size
         self.dropout, self.rope_base, self.num_rope_heads = dropout, rope_base, num_rope_heads
 
     def forward(

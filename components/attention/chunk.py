@@ -12,28 +12,9 @@ def mean_visible_in_chunk(length: int, chunk_size: int) -> float:
 
 
 class ChunkAttention(CachedAttention):
-    """A query sees its own chunk alone, causally (Megalodon, arXiv 2404.08801).
-
-    Args:
-        rope_base: base of the rotary positions' wavelengths.
-        num_rope_heads: heads that are rotated, the first ones; all by default.
-    """
+    """A query sees its own chunk alone, causally (Megalodon, arXiv 2404.08801)."""
 
     pattern = "chunk"
-
-    def __init__(
-        self,
-        num_heads: int,
-        key_dim: int,
-        value_dim: int,
-        chunk_size: int,
-        dropout: float = 0.0,
-        /,
-        *,
-        rope_base: float = 500_000.0,
-        num_rope_heads: int | None = None,
-    ) -> None:
-        super().__init__(num_heads, key_dim, value_dim, chunk_size, dropout, rope_base, num_rope_heads)
 
     def kept(self, position: int) -> int:
         """The running chunk."""

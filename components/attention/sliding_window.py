@@ -10,8 +10,6 @@ class SlidingWindowAttention(CachedAttention):
 
     Args:
         window: timesteps; by default two chunks, the most that sliding chunk attention sees.
-        rope_base: base of the rotary positions' wavelengths.
-        num_rope_heads: heads that are rotated, the first ones; all by default.
     """
 
     pattern = "window"
@@ -30,7 +28,9 @@ class SlidingWindowAttention(CachedAttention):
         num_rope_heads: int | None = None,
     ) -> None:
         size = 2 * chunk_size if window is None else window
-        super().__init__(num_heads, key_dim, value_dim, size, dropout, rope_base, num_rope_heads)
+        super().__init__(
+            num_heads, key_dim, value_dim, size, dropout, rope_base=rope_base, num_rope_heads=num_rope_heads
+        )
 
     def kept(self, position: int) -> int:
         """The window without the timestep that will be read next."""

@@ -17,13 +17,21 @@ class ChunkedMemory(Memory):
     """A matrix `M` `[F, V]` per head, read by `softmax(q) · M` and written when a chunk leaves the attention window.
 
     Where `capacity` is not 1, a learned map `[H, S, F]`, shared by queries and keys, gives the features.
+
+    Args:
+        capacity: features per head as a multiple of the key dim, through a learned map; 1 is the paper's, without map.
     """
 
-    delta_rule: bool  # write only what the memory does not yet predict
     decayed = ("feature_map",)
 
+    @property
     @abstractmethod
-    def __init__(self, num_heads: int, key_dim: int, value_dim: int, chunk_size: int, capacity: float) -> None:
+    def delta_rule(self) -> bool:
+        """Whether writes leave out what the memory predicts already."""
+
+    def __init__(
+        self, num_heads: int, key_dim: int, value_dim: int, chunk_size: int, /, *, capacity: float = 1.0
+    ) -> None:
         super().__init__()
         features = capacity * key_dim
         if features < 1 or features != int(features):
