@@ -38,7 +38,7 @@ class LanguageModel(L.LightningModule):
     def __init__(
         self,
         *,
-        network: dict[str, Any] | None = None,
+        network: dict | None = None,  # type: ignore[type-arg]  # with Any inside, jsonargparse builds classes
         optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008 — frozen
         compile: bool = False,
         bos_id: int | None = None,
@@ -78,7 +78,7 @@ class LanguageModel(L.LightningModule):
         self.network = assemble(self._tree)
         if self.compile_layers:
             for layer in self.network.layers:
-                layer.compile()
+                layer.compile(dynamic=False)  # batches are of one length; with symbolic lengths inductor fails
 
     @property
     def _data(self) -> Any:

@@ -69,11 +69,18 @@ def run_function(function: Callable[..., Any], program: str, arguments: list[str
     described = docstring_parser.parse(inspect.getdoc(function) or "")
     description = "\n\n".join(text for text in (described.short_description, described.long_description) if text)
     parser = Parser(prog=program, description=description, allow_abbrev=False)
-    places = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    parameters = inspect.signature(function).parameters.values()
+    places = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    switches = {f"--{p.name}" for p in parameters if p.annotation in (bool, "bool")}
     parser.add_function_arguments(function, as_group=False, skip={p.name for p in places})
     for place in places:
         text = next((p.description for p in described.params if p.arg_name == place.name), None)
         parser.add_argument(place.name, nargs="?", default=place.default, help=text)
+    following = [*arguments[1:], ""]
+    arguments = [  # `--json` alone is `--json true`
+        f"{word}=true" if word in switches and after.lower() not in ("true", "false") else word
+        for word, after in zip(arguments, following, strict=False)
+    ]
     values = parser.parse_args(arguments).as_dict()
     given = [values.pop(place.name) for place in places]
     return function(*given, **values)

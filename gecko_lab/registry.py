@@ -62,13 +62,17 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(package.__path__, "gecko_lab.components."):
         importlib.import_module(module.name)
     for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            entry_point.load()
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(
-                f"entry point {entry_point.name} = {entry_point.value} of group {ENTRY_POINTS}: "
-                f"it cannot be imported ({error}); mend or uninstall that package"
-            ) from error
+        _load(entry_point)
+
+
+def _load(entry_point: importlib.metadata.EntryPoint) -> None:
+    try:
+        entry_point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"entry point {entry_point.name} = {entry_point.value} of group {ENTRY_POINTS}: "
+            f"it cannot be imported ({error}); mend or uninstall that package"
+        ) from error
 
 
 def _final_subclasses(cls: type[Slot]) -> Iterator[type[Slot]]:

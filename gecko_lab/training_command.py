@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gecko_lab.assembly import resolve
 from gecko_lab.callbacks import LossByPosition, Predictions, Progress, Summary, TextSample, Throughput
 from gecko_lab.configuration import Invocation, read_invocation
 from gecko_lab.data.text import TextDataModule
-from gecko_lab.errors import ConfigurationError
+from gecko_lab.errors import ConfigurationError, UserError
 from gecko_lab.language_model import LanguageModel
 from gecko_lab.parser import HintingMixin, one_line
 
@@ -63,14 +64,20 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look for mistakes that would show late; settings that follow from others."""
         settings = self.config[str(self.subcommand)]
-        trainer, checkpoint = settings.trainer, settings.get("ckpt_path")
+        trainer, checkpoint = settings.trainer, settings.get("ckpt_path") or "last"
         if trainer.fast_dev_run:  # a trial run leaves nothing behind
             settings.checkpoint.save_last = False
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            if self.subcommand == "fit" and settings.model.optimizer.duration is None and not trainer.fast_dev_run:
+                raise ConfigurationError(
+                    "how long is the training? Give trainer.max_steps, trainer.max_epochs or model.optimizer.duration"
+                )
+            trainer.max_epochs = -1  # not Lightning's 1000: the duration ends it
         if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
             trainer.check_val_every_n_epoch = None  # batches are counted on from epoch to epoch
-        if checkpoint and checkpoint not in ("best", "last", "hpc") and "://" not in checkpoint:
-            if not checkpoint.startswith("registry") and not Path(checkpoint).expanduser().exists():
-                raise ConfigurationError(f"--ckpt_path: there is no checkpoint {checkpoint}")
+        elsewhere = checkpoint in ("best", "last", "hpc") or checkpoint.startswith("registry") or "://" in checkpoint
+        if not elsewhere and not Path(checkpoint).expanduser().exists():
+            raise ConfigurationError(f"--ckpt_path: there is no checkpoint {checkpoint}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer in the run's folder, which the configuration does not name: it can be used again."""
@@ -84,7 +91,10 @@ class TrainingCLI(LightningCLI):
                 TensorBoardLogger(self._run, name="", version="", default_hp_metric=False),
                 CSVLogger(self._run, name="", version=""),
             ]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise ConfigurationError(f"trainer: {one_line(str(error))}") from error
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -94,15 +104,32 @@ def run(verb: str, arguments: list[str]) -> None:
         ConfigurationError: for a user's mistake, before any work.
     """
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    warnings.filterwarnings("ignore", message=r"\s*``ArgumentParser\.(add_instantiator|instantiate_classes)``")
+    # Lightning 2.6 calls what jsonargparse 5 will not have; pyproject.toml holds it below 5
+    warnings.filterwarnings("ignore", message=r"(?s).* was deprecated in v4\.\d+\.\d+")
     warnings.filterwarnings("ignore", message=r"\s*By default only one JsonargparseDeprecationWarning")
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has a folder of its own
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml says the seed
     invocation = read_invocation(arguments)
     if getattr(rank_zero_only, "rank", 0) == 0 and (invocation.run / "config.yaml").exists():
         raise ConfigurationError(f"--run: {invocation.run} holds a run already; name another folder")
     network = json.dumps(resolve(invocation.network))
     try:
         TrainingCLI(invocation, [verb, *invocation.arguments, "--model.network", network])
-    except MisconfigurationException as error:  # what Lightning finds wrong in the trainer's options
-        raise ConfigurationError(one_line(str(error))) from error
+    except (UserError, MisconfigurationException) as error:
+        _forget(invocation.run)
+        if isinstance(error, UserError):
+            raise
+        raise ConfigurationError(one_line(str(error))) from error  # what Lightning finds wrong in the options
+
+
+def _forget(run: Path) -> None:
+    """Remove what a run left that a mistake ended before its first step: the folder's name is free again."""
+    made = [*run.glob("config.yaml"), *run.glob("hparams.yaml"), *run.glob("events.out.tfevents.*")]
+    if made and set(run.iterdir()) == set(made):
+        for path in made:
+            path.unlink(missing_ok=True)
+        run.rmdir()
+        if run.parent == Path("runs") and not any(run.parent.iterdir()):
+            run.parent.rmdir()

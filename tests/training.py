@@ -1,12 +1,17 @@
 """Tiny trainings through the command line: little text, little network, everything in one folder."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch  # noqa: F401 — makes the loggers that are silenced below
 import numpy as np
 
 from gecko_lab.__main__ import main
+
+for name in ("lightning.pytorch", "lightning.fabric"):  # their handlers write to a stream that pytest has closed
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 SEQUENCE_LENGTH = 32
 BATCH_SIZE = 4

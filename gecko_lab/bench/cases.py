@@ -30,8 +30,8 @@ def choose(only: str | None) -> list[str]:
     asked = [name.strip() for name in only.split(",") if name.strip()]
     unknown = [name for name in asked if name not in names]
     if unknown or not asked:
-        named = " and ".join(f"{name!r}{nearest(name, names)}" for name in unknown) or f"nothing{nearest('', names)}"
-        raise ConfigurationError(f"--only: unknown {named}" if unknown else f"--only: names {named}")
+        hints = [f"{name!r}{nearest(name, names).split(' (valid')[0]}" for name in unknown] or ["''"]
+        raise ConfigurationError(f"--only: unknown {' and '.join(hints)} (valid: {', '.join(names)})")
     return [name for name in names if name in asked]
 
 

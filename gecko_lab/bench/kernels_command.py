@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json as json_format
 import sys
 from collections.abc import Callable
@@ -48,7 +49,8 @@ def kernels(
         json: print JSON.
     """
     options = {"only": only, "size": size, "device": device, "dtype": dtype, "threads": threads, "rounds": rounds}
-    command = " ".join(["gecko-lab bench kernels", *(f"--{key} {v}" for key, v in options.items() if v is not None)])
+    defaults = inspect.signature(kernels).parameters
+    given = [f"--{key} {value}" for key, value in options.items() if value != defaults[key].default]
     names = choose(only)
     where = _device(device)
     rounds = _ROUNDS[size] if rounds is None else rounds
@@ -61,7 +63,7 @@ def kernels(
         with display() as tell:
             tell("the machine's ceilings")
             result: dict[str, Any] = {
-                "command": command,
+                "command": " ".join(["gecko-lab bench kernels", *given]),
                 "size": size,
                 "dtype": dtype,
                 "rounds": rounds,

@@ -102,6 +102,9 @@ def notes(result: dict[str, Any]) -> list[str]:
         f"Again: {result['command']}",
     ]
     load = of["load_average"]
-    if load is not None and load > 0.5 * of["cores"]:
-        lines.append(f"The machine was busy at the start (load {load:.1f}): trust ratios more than times.")
+    if load is not None and load + of["threads"] > of["cores"] + 0.5:
+        lines.append(
+            f"The machine was busy (load {load:.1f} at the start): threads that wait for a core distort even ratios. "
+            "Repeat when it is idle, or with fewer --threads."
+        )
     return lines

@@ -36,7 +36,8 @@ class TextSample(Callback):
         generator = torch.Generator(device=prompt.device).manual_seed(self.seed)
         starts = torch.zeros_like(prompt, dtype=torch.bool)
         starts[:, 0] = True
-        with trainer.precision_plugin.forward_context():
+        eager = torch.compiler.set_stance("force_eager")  # each step has other shapes: nothing to compile
+        with eager, trainer.precision_plugin.forward_context():
             added = generate(
                 network,
                 prompt,
