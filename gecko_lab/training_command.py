@@ -64,7 +64,9 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look for mistakes that would show late; settings that follow from others."""
         settings = self.config[str(self.subcommand)]
-        trainer, checkpoint = settings.trainer, settings.get("ckpt_path") or "last"
+        trainer, checkpoint = settings.trainer, settings.get("ckpt_path") or ""
+        if self.subcommand != "fit" and not checkpoint:
+            raise ConfigurationError("--ckpt_path: which checkpoint? They stand in a run's folder under checkpoints/")
         if trainer.fast_dev_run:  # a trial run leaves nothing behind
             settings.checkpoint.save_last = False
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
@@ -75,8 +77,8 @@ class TrainingCLI(LightningCLI):
             trainer.max_epochs = -1  # not Lightning's 1000: the duration ends it
         if isinstance(trainer.val_check_interval, int) and trainer.check_val_every_n_epoch == 1:
             trainer.check_val_every_n_epoch = None  # batches are counted on from epoch to epoch
-        elsewhere = checkpoint in ("best", "last", "hpc") or checkpoint.startswith("registry") or "://" in checkpoint
-        if not elsewhere and not Path(checkpoint).expanduser().exists():
+        named = checkpoint in ("", "best", "last", "hpc") or checkpoint.startswith("registry") or "://" in checkpoint
+        if not named and not Path(checkpoint).expanduser().exists():
             raise ConfigurationError(f"--ckpt_path: there is no checkpoint {checkpoint}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor
 
 Pattern = Literal["sliding_chunk", "chunk", "window", "full"]
 
 
-def first_visible(position: Tensor, pattern: Pattern, size: int) -> Tensor:
+Positions = TypeVar("Positions", int, Tensor)
+
+
+def first_visible(position: Positions, pattern: Pattern, size: int) -> Positions:
     """The first key that the query at each position may see.
 
     Args:
-        position: int64 `[...]`, counted from the start of a chunk.
+        position: an int, or int64 `[...]`, counted from the start of a chunk.
         pattern: `sliding_chunk` (the chunk before and its own), `chunk` (its own), `window` (the last `size` keys,
             itself included) or `full`.
         size: chunk size or window; ignored for `full`.
     """
     if pattern == "sliding_chunk":
-        return (position // size - 1).clamp(min=0) * size
+        return _at_least_zero(position // size - 1) * size
     if pattern == "chunk":
         return position // size * size
     if pattern == "window":
-        return (position - size + 1).clamp(min=0)
+        return _at_least_zero(position - size + 1)
     if pattern == "full":
-        return torch.zeros_like(position)
+        return position * 0
     raise ValueError(f"attention pattern must be one of sliding_chunk, chunk, window, full, got {pattern!r}")
+
+
+def _at_least_zero(position: Positions) -> Positions:
+    return max(position, 0) if isinstance(position, int) else position.clamp(min=0)
 
 
 def visible(queries: Tensor, keys: Tensor, pattern: Pattern, size: int) -> Tensor:

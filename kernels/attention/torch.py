@@ -30,7 +30,7 @@ def attention(
     def block(start: int, stop: int, count: int = 1) -> Tensor:
         """Queries of the positions `[start, stop)`, in `count` blocks of equal length that see alike."""
         rows = slice(start - cached, stop - cached)
-        first = _first(start, pattern, size)
+        first = first_visible(start, pattern, size)
         segments = None
         if query_segments is not None and key_segments is not None:
             segments = (query_segments[:, rows], key_segments[:, first:stop])
@@ -52,10 +52,6 @@ def attention(
             outputs.append(block(position, stop))
         position = stop
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
-
-
-def _first(position: int, pattern: Pattern, size: int) -> int:
-    return int(first_visible(torch.tensor(position), pattern, size))
 
 
 def _attend(
