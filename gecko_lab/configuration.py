@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -127,7 +126,7 @@ def _default_run(name: str, arguments: list[str], network: Any) -> Path:
     """A new folder `runs/NAME-IDENTITY`, numbered where that one is taken."""
     identity = hashlib.sha256(json.dumps([arguments, network], sort_keys=True, default=str).encode()).hexdigest()[:8]
     base = Path("runs") / f"{name}-{identity}"
-    path, number = copy.copy(base), 1
+    path, number = base, 1
     while path.exists():
         number += 1
         path = base.with_name(f"{base.name}-{number}")

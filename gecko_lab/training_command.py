@@ -46,7 +46,11 @@ class TrainingCLI(LightningCLI):
             LanguageModel,
             TextDataModule,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [Throughput(), LossByPosition(), Predictions()], "log_every_n_steps": 10},
+            trainer_defaults={
+                "callbacks": [Throughput(), LossByPosition(), Predictions()],
+                "log_every_n_steps": 10,
+                "enable_model_summary": False,  # `Summary` says more, and counts our FLOPs
+            },
             seed_everything_default=0,
             parser_class=TrainingParser,
             parser_kwargs={"prog": "gecko-lab", "description": DESCRIPTION, "allow_abbrev": False},

@@ -1,4 +1,4 @@
-"""The end of a run in a few lines and one picture."""
+"""A run in a few lines and one picture."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from gecko_lab.cost import network_cost
+
 
 class Summary(Callback):
-    """At the end of a training, print how the validation fell and draw `curves.png` into the run's folder.
+    """Print what is trained, and at the end how the validation fell; draw `curves.png` into the run's folder.
 
     Args:
         baseline: fit an order-2 byte model with add-one smoothing on the same training text, and compare.
@@ -19,6 +21,20 @@ class Summary(Callback):
     def __init__(self, baseline: bool = False) -> None:
         self.baseline = baseline
         self.validations: list[tuple[int, dict[str, float]]] = []  # step, metrics
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print what is trained and what it costs."""
+        data: Any = getattr(trainer, "datamodule", None)
+        network: Any = pl_module.network
+        if not trainer.is_global_zero or data is None:
+            return
+        cost = network_cost(network, data.sequence_length)
+        layers = ", ".join(dict.fromkeys(type(layer).__name__ for layer in network.layers))
+        print(
+            f"network      {len(network.layers)} × {layers}, {cost.parameters / 1e6:.2f}M parameters, "
+            f"{cost.flops_per_token / 1e6:.2f} MFLOP per token forward, {cost.state_bytes / 1e6:.2f} MB of state per "
+            f"stream (at {data.sequence_length:,} tokens)"
+        )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the metrics of a validation."""
