@@ -117,6 +117,9 @@ def run(verb: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\). is deprecated")
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # config.yaml says the seed
+    advertisement = "\N{ELECTRIC LIGHT BULB} Tip:"
+    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    lightning.addFilter(lambda record: not record.getMessage().startswith(advertisement))
     invocation = read_invocation(arguments)
     if getattr(rank_zero_only, "rank", 0) == 0 and (invocation.run / "config.yaml").exists():
         raise ConfigurationError(f"--run: {invocation.run} holds a run already; name another folder")
