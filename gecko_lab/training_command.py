@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning import Trainer
@@ -71,6 +72,8 @@ class TrainingCLI(LightningCLI):
         trainer, checkpoint = settings.trainer, settings.get("ckpt_path") or ""
         if self.subcommand != "fit" and not checkpoint:
             raise ConfigurationError("--ckpt_path: which checkpoint? They stand in a run's folder under checkpoints/")
+        if settings.get("weights_only") is None:  # Lightning would unpickle what it fetches from afar
+            settings.weights_only = True
         if trainer.fast_dev_run:  # a trial run leaves nothing behind
             settings.checkpoint.save_last = False
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
@@ -126,10 +129,14 @@ def run(verb: str, arguments: list[str]) -> None:
     network = json.dumps(resolve(invocation.network))
     try:
         TrainingCLI(invocation, [verb, *invocation.arguments, "--model.network", network])
-    except (UserError, MisconfigurationException) as error:
+    except (UserError, MisconfigurationException, UnpicklingError) as error:
         _forget(invocation.run)
         if isinstance(error, UserError):
             raise
+        if isinstance(error, UnpicklingError):
+            raise ConfigurationError(
+                "--ckpt_path: not a checkpoint, or one that holds more than plain values"
+            ) from error
         raise ConfigurationError(one_line(str(error))) from error  # what Lightning finds wrong in the options
 
 

@@ -169,6 +169,25 @@ def test_predict_from_a_checkpoint(folder: Path, run: Path, checkpoint: Path, da
     assert written["losses"].mean().item() == pytest.approx(column(run, "loss/validation")[-1], rel=1e-5)
 
 
+class Trap:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.sprung,)
+
+
+def test_validate_does_not_unpickle_code(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sprung = tmp_path / "sprung"
+    torch.save({"state_dict": Trap(sprung)}, tmp_path / "trap.ckpt")
+    options = ["--ckpt_path", str(tmp_path / "trap.ckpt"), "--run", str(tmp_path / "run")]
+    assert main(["validate", *arguments(folder), *options]) == 2
+    assert "--ckpt_path" in capsys.readouterr().err
+    assert not sprung.exists()
+
+
 def test_fit_accumulates_batch_tokens_to_the_update_of_one_large_batch(folder: Path) -> None:
     common: dict[str, Any] = {"trainer__limit_val_batches": 0, "model__optimizer__schedule": "constant"}
     tokens = 4 * TOKENS_PER_BATCH

@@ -33,7 +33,7 @@ class Summary(Callback):
         print(
             f"network      {len(network.layers)} × {layers}, {cost.parameters / 1e6:.2f}M parameters, "
             f"{cost.flops_per_token / 1e6:.2f} MFLOP per token forward, {cost.state_bytes / 1e6:.2f} MB of state per "
-            f"stream (at {data.sequence_length:,} tokens)"
+            f"stream ({data.sequence_length:,} tokens, bfloat16)"
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
