@@ -1,13 +1,14 @@
 """In which order samples are seen, apart from how they are stored and who asks for them.
 
-An order gives the sample at each position of each epoch. A sampler cuts the positions into global batches and each
-global batch into the ranks' shares, so that neither ranks nor workers change what is seen at a step.
+An order gives the sample at each position of an endless sequence: position p is what training sees as its p-th sample,
+whatever the number of ranks, workers and restarts. A sampler cuts the positions into global batches and each global
+batch into the ranks' shares.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,26 +18,26 @@ Indices = npt.NDArray[np.int64]
 
 
 class SampleOrder(ABC):
-    """A sequence of sample indices for each epoch."""
+    """An endless sequence of sample indices."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Samples in an epoch."""
+        """Samples in one pass over the data (an epoch)."""
 
     @abstractmethod
-    def indices(self, epoch: int, start: int, stop: int) -> Indices:
-        """Sample indices, int64 `[stop - start]`, at positions `start` to `stop` of the epoch."""
+    def indices(self, start: int, stop: int) -> Indices:
+        """Sample indices, int64 `[stop - start]`, at positions `start` to `stop`, both at least 0."""
 
 
 class ShuffledOrder(SampleOrder):
-    """A permutation for each epoch: a function of seed, epoch and position alone.
+    """A new permutation for each pass: a function of seed and position alone.
 
     Chunks are permuted and taken a window at a time, and the samples of a window are permuted together. With no more
     chunks than a window holds this is a permutation of everything; with more, it needs the memory of one window only,
     and reads chunk files that lie far away in turn.
 
     Arguments:
-        samples_per_chunk: how many samples each chunk holds, in the order of their indices.
+        samples_per_chunk: how many samples each chunk holds, in the order of their indices; not all 0.
         seed: of the permutations.
         window: chunks whose samples are mixed.
     """
@@ -52,37 +53,42 @@ class ShuffledOrder(SampleOrder):
     def __len__(self) -> int:
         return int(self._counts.sum())
 
-    def indices(self, epoch: int, start: int, stop: int) -> Indices:
-        if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"positions {start} to {stop} of {len(self)}")
+    def indices(self, start: int, stop: int) -> Indices:
+        pieces = [np.empty(0, dtype=np.int64)]
+        while start < stop:
+            epoch, begin = divmod(start, len(self))
+            end = min(begin + stop - start, len(self))
+            pieces += self._of_epoch(epoch, begin, end)
+            start += end - begin
+        return np.concatenate(pieces)
+
+    def _of_epoch(self, epoch: int, start: int, stop: int) -> Iterator[Indices]:
+        """The samples at positions `start` to `stop` of the epoch, a window's at a time."""
         chunks = self._chunk_order(epoch)
-        window_starts = np.arange(0, len(chunks), self._window)
-        ends = np.cumsum(np.add.reduceat(self._counts[chunks], window_starts)) if len(chunks) else np.empty(0, np.int64)
-        pieces = []
+        ends = np.cumsum(np.add.reduceat(self._counts[chunks], np.arange(0, len(chunks), self._window)))
         while start < stop:
             window = int(np.searchsorted(ends, start, side="right"))
             begin = int(ends[window - 1]) if window else 0
             end = min(stop, int(ends[window]))
-            pieces.append(self._window_order(epoch, window)[start - begin : end - begin])
+            yield self._window_order(epoch, window)[start - begin : end - begin]
             start = end
-        return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
     def _chunk_order(self, epoch: int) -> Indices:
         if self._chunks is None or self._chunks[0] != epoch:
-            self._chunks = epoch, _permutation(len(self._counts), self._seed, epoch, 0)
+            self._chunks = epoch, permutation(len(self._counts), self._seed, epoch, 0)
         return self._chunks[1]
 
     def _window_order(self, epoch: int, window: int) -> Indices:
         if self._shuffled is None or self._shuffled[:2] != (epoch, window):
             chunks = self._chunk_order(epoch)[window * self._window : (window + 1) * self._window]
             samples = np.concatenate([np.arange(self._starts[c], self._starts[c] + self._counts[c]) for c in chunks])
-            shuffled = samples[_permutation(len(samples), self._seed, epoch, window + 1)]
+            shuffled = samples[permutation(len(samples), self._seed, epoch, window + 1)]
             self._shuffled = epoch, window, shuffled
         return self._shuffled[2]
 
 
 class SpreadOrder(SampleOrder):
-    """The same in every epoch, as stored: all samples, or `limit` of them spread evenly over the whole.
+    """The same in every pass, as stored: all samples, or `limit` of them spread evenly over the whole.
 
     Arguments:
         num_samples: how many there are.
@@ -90,36 +96,62 @@ class SpreadOrder(SampleOrder):
     """
 
     def __init__(self, num_samples: int, limit: int | None = None) -> None:
-        count = num_samples if limit is None else min(limit, num_samples)
-        self._indices = np.arange(count, dtype=np.int64) * num_samples // max(count, 1)
+        self._num_samples = num_samples
+        self._count = num_samples if limit is None else min(limit, num_samples)
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return self._count
 
-    def indices(self, epoch: int, start: int, stop: int) -> Indices:
-        return self._indices[start:stop]
+    def indices(self, start: int, stop: int) -> Indices:
+        positions = np.arange(start, stop, dtype=np.int64) % max(self._count, 1)
+        return positions * self._num_samples // max(self._count, 1)
 
 
-class OrderSampler(DistributedSampler[int]):
-    """One rank's samples: of every global batch of `num_replicas * batch_size` positions, the rank's share.
+class TrainingSampler(DistributedSampler[int]):
+    """One rank's samples of every global batch of `num_replicas * batch_size` positions, without end.
 
-    It is a `DistributedSampler` in order that Lightning does not put one in its place.
+    An iteration begins where training stands; its length is that of one pass, in whole global batches. What is left
+    over at the end of a pass begins the next one: no sample is passed over. It is a `DistributedSampler` in order that
+    Lightning does not put one in its place.
 
     Arguments:
         order: of the samples.
         batch_size: samples of one rank in one step.
         num_replicas: ranks that share the data.
         rank: of this process among them.
-        drop_last: leave out the last positions that fill no global batch; otherwise they are dealt out equally, and
-            only those that cannot be (fewer than `num_replicas`) are left out, so that all ranks take as many steps.
+        position: gives the position at which the next global batch begins.
     """
 
-    def __init__(self, order: SampleOrder, *, batch_size: int, num_replicas: int, rank: int, drop_last: bool) -> None:
-        super().__init__(range(len(order)), num_replicas, rank, shuffle=False, drop_last=drop_last)  # type: ignore[arg-type]
+    def __init__(
+        self, order: SampleOrder, *, batch_size: int, num_replicas: int, rank: int, position: Callable[[], int]
+    ) -> None:
+        super().__init__(range(len(order)), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
         self.order = order
         self.batch_size = batch_size
-        global_batch = batch_size * num_replicas
-        self._num_positions = len(order) - len(order) % (global_batch if drop_last else num_replicas)
+        self._position = position
+
+    def __len__(self) -> int:
+        return len(self.order) // (self.batch_size * self.num_replicas) * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        begin = self._position() + self.rank * self.batch_size
+        while True:
+            yield from self.order.indices(begin, begin + self.batch_size).tolist()
+            begin += self.batch_size * self.num_replicas
+
+
+class EvaluationSampler(DistributedSampler[int]):
+    """One rank's samples of one pass, dealt out in global batches.
+
+    The last ones are dealt out equally, and only those that cannot be (fewer than `num_replicas`) are left out, so that
+    all ranks take as many steps. The arguments are those of `TrainingSampler`.
+    """
+
+    def __init__(self, order: SampleOrder, *, batch_size: int, num_replicas: int, rank: int) -> None:
+        super().__init__(range(len(order)), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
+        self.order = order
+        self.batch_size = batch_size
+        self._num_positions = len(order) - len(order) % num_replicas
 
     def __len__(self) -> int:
         return self._num_positions // self.num_replicas
@@ -129,10 +161,10 @@ class OrderSampler(DistributedSampler[int]):
         for start in range(0, self._num_positions, global_batch):
             share = min(global_batch, self._num_positions - start) // self.num_replicas
             begin = start + self.rank * share
-            yield from self.order.indices(self.epoch, begin, begin + share).tolist()
+            yield from self.order.indices(begin, begin + share).tolist()
 
 
-def _permutation(length: int, *seeds: int) -> Indices:
+def permutation(length: int, *seeds: int) -> Indices:
     """A permutation of `range(length)` that depends on the seeds alone.
 
     Sorts the raw output of a bit generator: NumPy promises that it never changes, unlike `Generator.permutation`.
