@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gecko_lab.data.errors import DataError
-from gecko_lab.data.storage import TokenBlocks, read_chunks, read_index
+from gecko_lab.data.folders import DEFAULT_CACHE_BYTES, DEFAULT_CHUNK_CACHE, DataFolder
+from gecko_lab.data.stream import TokenStream
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "gecko-lab-tokens"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,25 +24,26 @@ class TokenDataset:
     """A prepared dataset that was found whole.
 
     Attributes:
-        folder: holds `manifest.json` and a folder for each split.
+        folder: holds `manifest.json` and a folder for each split; a path, or a URL.
         manifest: see `gecko_lab.data.preparation`.
     """
 
-    folder: Path
+    folder: Path | str
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> TokenDataset:
-        """Opens a prepared folder.
+    def open(cls, folder: str | Path) -> TokenDataset:
+        """Opens a prepared folder, or a URL of one.
 
         Raises:
             DataError: it is not one, was written in another format, or part of it is missing.
         """
-        path = folder / MANIFEST_FILE
+        files = DataFolder.at(folder)
+        path = files.place(MANIFEST_FILE)
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{folder} is not a prepared dataset: {path} cannot be read ({error}).") from error
+            manifest = files.read_json(MANIFEST_FILE)
+        except DataError as error:
+            raise DataError(f"{folder} is not a prepared dataset: {error}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise DataError(f"{folder} is not a prepared dataset: {path} is another program's.")
         if manifest.get("format_version") != FORMAT_VERSION:
@@ -51,45 +51,56 @@ class TokenDataset:
                 f"{folder} was prepared in format {manifest.get('format_version')}, this version reads "
                 f"{FORMAT_VERSION}; prepare the data again."
             )
+        dataset = cls(folder if "://" in str(folder) else Path(folder).expanduser(), manifest)
         try:
             expected = {split: int(counts["tokens"]) for split, counts in manifest["splits"].items()}
+            np.dtype(manifest["token_dtype"]), dataset.key, dataset.bos_id, manifest["tokenizer"]["identity"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path} is damaged ({error!r}); remove the folder and prepare the data again.") from error
         for split, num_tokens in expected.items():
-            found = sum(chunk["dim"] for chunk in read_index(folder / split))
+            found = len(dataset.stream(split))
             if found != num_tokens:
                 raise DataError(
-                    f"{folder / split} holds {found} tokens, {path} says {num_tokens}; prepare the data again."
+                    f"{files.place(split)} holds {found} tokens, {path} says {num_tokens}; prepare the data again."
                 )
-        return cls(folder, manifest)
+        return dataset
 
     @property
     def key(self) -> str:
         """Hash of everything that decided what the dataset holds."""
         return str(self.manifest["key"])
 
+    @property
+    def bos_id(self) -> int:
+        """Id of the token that begins each document."""
+        return int(self.manifest["tokenizer"]["bos_id"])
+
+    def content(self, split: str) -> tuple[str, str]:
+        """Hash of the split's documents, and the identity of the tokenizer: the same for a copy of the folder."""
+        return str(self.manifest["splits"][split]["content_hash"]), str(self.manifest["tokenizer"]["identity"])
+
     def num_tokens(self, split: str) -> int:
         """Tokens of the split, BOS included."""
         return int(self.manifest["splits"][split]["tokens"])
 
-    def blocks(self, split: str, block_size: int) -> TokenBlocks:
-        """The split's stream in blocks of `block_size` tokens."""
-        return TokenBlocks(self.folder / split, block_size)
+    def stream(
+        self, split: str, *, cache_folder: str = DEFAULT_CHUNK_CACHE, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> TokenStream:
+        """The split's stream of tokens.
 
-    def documents(self, split: str) -> Iterator[npt.NDArray[Any]]:
+        Arguments:
+            split: its name.
+            cache_folder: keeps the chunks of a dataset that is read from a URL.
+            cache_bytes: most that it may hold.
+        """
+        files = DataFolder.at(self.folder, cache_folder=cache_folder, cache_bytes=cache_bytes)
+        return TokenStream(files, split, np.dtype(self.manifest["token_dtype"]))
+
+    def documents(self, split: str) -> Iterator[npt.NDArray[np.int64]]:
         """The split's documents in the order of the stream, ids `[num_tokens]` without their BOS."""
-        bos_id = int(self.manifest["tokenizer"]["bos_id"])
-        rest: npt.NDArray[Any] | None = None  # a document may go on in the next chunk
-        for chunk in read_chunks(self.folder / split):
-            stream = chunk if rest is None else np.concatenate([rest, chunk])
-            starts = np.flatnonzero(stream == bos_id)
-            for start, end in itertools.pairwise(starts):
-                yield stream[start + 1 : end]
-            rest = stream[starts[-1] :]
-        if rest is not None:
-            yield rest[1:]
+        return self.stream(split).documents()
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether the folder looks like a prepared dataset."""
-    return (folder / MANIFEST_FILE).is_file()
+def is_prepared(folder: str | Path) -> bool:
+    """Whether the folder, or what is at the URL, looks like a prepared dataset."""
+    return DataFolder.at(folder).exists(MANIFEST_FILE)

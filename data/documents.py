@@ -1,191 +1,285 @@
-"""Documents out of files, one at a time."""
+"""Documents out of files, one at a time, with an account of what could not be read."""
 
 from __future__ import annotations
 
-import gzip
-import io
+import codecs
 import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
-from gecko_lab.data.errors import DataError, suggestion
-from gecko_lab.data.sources import SourceFile
+from gecko_lab.data.bad_input import (
+    BROKEN_COMPRESSION,
+    BROKEN_FILE,
+    BROKEN_JSON,
+    EMPTY_FILE,
+    LONE_SURROGATES,
+    NOT_TEXT,
+    UNDECODABLE,
+    UNREADABLE_FILE,
+    BadInput,
+    InputAccount,
+)
+from gecko_lab.data.compression import BROKEN_STREAM_ERRORS, decompressed
+from gecko_lab.data.errors import DataError
+from gecko_lab.data.missing_text import MissingText
+from gecko_lab.data.sources import DATASET_SHARD, TOPICS, SourceFile
 from gecko_lab.data.tokenizers.base import as_bytes
 
-_READ_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
+_DECODED_BYTES = 1 << 17
 
 
 class DocumentReader:
-    """Iterates over the documents of the files, as bytes (text of .jsonl and .parquet as UTF-8).
+    """Iterates over the documents of the files, as bytes (text of .jsonl, .parquet and datasets as UTF-8).
 
-    A file of text is one document, a line of .jsonl and a row of .parquet is one. Empty documents are left out.
+    A file of text is one document, a line of .jsonl and a row of .parquet or of a dataset is one. Empty documents are
+    left out.
 
     Arguments:
         files: what `resolve_sources` gave.
         text_field: the field of .jsonl and column of .parquet that holds the text.
+        account: where bad input is counted; a strict one stops at the first.
 
     Attributes:
-        bytes_read: how far reading has come, in bytes on disk, over all files.
-        empty_documents: how many documents had no text.
+        bytes_read: how far reading has come, in bytes where the files lie, over all files.
+        account: as given.
 
     Raises:
-        DataError: in iterating: a file that is broken, a field that is missing or is not text; with file and line.
+        DataError: in iterating: a file was changed meanwhile, a host cannot be reached, or, in a strict account,
+            bad input.
     """
 
-    def __init__(self, files: Sequence[SourceFile], text_field: str = "text") -> None:
+    def __init__(
+        self, files: Sequence[SourceFile], text_field: str = "text", *, account: InputAccount | None = None
+    ) -> None:
         self.files = list(files)
         self.text_field = text_field
+        self.account = InputAccount() if account is None else account
         self.bytes_read = 0
-        self.empty_documents = 0
 
     @property
     def num_bytes(self) -> int:
-        """Bytes on disk of all files."""
-        return sum(file.size for file in self.files)
+        """Bytes of all files, as far as they are known."""
+        return sum(file.size or 0 for file in self.files)
 
     def __iter__(self) -> Iterator[bytes]:
-        self.bytes_read = self.empty_documents = done = 0
+        self.bytes_read = done = 0
         for file in self.files:
             try:
-                raw = file.path.open("rb")
+                raw = None if file.file_type in (DATASET_SHARD, TOPICS) else _open(file)
             except OSError as error:
-                raise DataError(f"{file.path} cannot be read: {error.strerror}.") from error
-            with raw:
+                self._skip(file, UNREADABLE_FILE, f"the file cannot be read ({error.strerror or error}).")
+                continue
+            position: Callable[[], int] = int if raw is None else raw.tell
+            try:
                 for document in self._documents(file, raw):
-                    self.bytes_read = done + min(raw.tell(), file.size)
-                    if document:
-                        yield document
-                    else:
-                        self.empty_documents += 1
-            done += file.size
+                    self.bytes_read = done + min(position(), file.size or 0)
+                    yield document
+            finally:
+                if raw is not None:
+                    raw.close()
+            file.check_unchanged()
+            done += file.size or 0
             self.bytes_read = done
 
-    def _documents(self, file: SourceFile, raw: IO[bytes]) -> Iterator[bytes]:
-        if file.file_type == "topics":
-            yield from _topics()
-        elif file.file_type == ".parquet":
-            yield from self._parquet(file, raw)
-        elif file.file_type.startswith(".jsonl"):
-            yield from self._json_lines(file, raw)
-        else:
-            yield _whole(file, raw)
+    def _documents(self, file: SourceFile, raw: IO[bytes] | None) -> Iterator[bytes]:
+        if file.file_type == TOPICS:
+            return _topics()
+        if raw is None:
+            return self._dataset_rows(file)
+        if file.file_type == ".parquet":
+            return self._parquet(file, raw)
+        if file.file_type.startswith(".jsonl"):
+            return self._json_lines(file, raw)
+        return self._whole(file, raw)
+
+    def _whole(self, file: SourceFile, raw: IO[bytes]) -> Iterator[bytes]:
+        try:
+            document = decompressed(raw, file.file_type).read()
+        except BROKEN_STREAM_ERRORS as error:
+            self._broken_stream(file, error, 0)
+            return
+        if not document:
+            self._skip(file, EMPTY_FILE, "the file is empty.")
+            return
+        self._check_utf8(file, document, is_file=True)
+        yield document
 
     def _json_lines(self, file: SourceFile, raw: IO[bytes]) -> Iterator[bytes]:
-        for number, line in _numbered_lines(file, raw):
-            if not line.strip():
-                continue
+        missing = MissingText(file, self.text_field, self.account)
+        number = num_records = 0
+        try:
+            for number, line in enumerate(decompressed(raw, file.file_type), start=1):
+                if line.isspace():
+                    continue
+                num_records += 1
+                record = self._json_record(file, number, line)
+                if record is not None:
+                    yield from self._text_of(file, record, missing, line=number)
+        except BROKEN_STREAM_ERRORS as error:
+            self._broken_stream(file, error, number)
+            num_records += 1
+        if num_records == 0:
+            self._skip(file, EMPTY_FILE, "the file is empty.")
+        missing.close()
+
+    def _json_record(self, file: SourceFile, number: int, line: bytes) -> dict[str, Any] | None:
+        try:
+            record = json.loads(line)
+        except UnicodeDecodeError as error:
+            self._skip(file, UNDECODABLE, f"not {error.encoding.upper()} ({error.reason}).", line=number)
+        except ValueError as error:
+            self._skip(file, BROKEN_JSON, f"not JSON ({error}).", line=number)
+        except RecursionError:
+            self._skip(file, BROKEN_JSON, "not JSON that can be read (nested too deeply).", line=number)
+        else:
+            if isinstance(record, dict):
+                return record
+            problem = f"a JSON object is expected, not {type(record).__name__}."
+            self._skip(file, BROKEN_JSON, problem, line=number)
+        return None
+
+    def _text_of(self, file: SourceFile, record: dict[str, Any], missing: MissingText, **place: int) -> Iterator[bytes]:
+        """The document in a record, if there is one."""
+        if self.text_field not in record:
+            missing.add(list(record), **place)
+            return
+        missing.found()
+        text = record[self.text_field]
+        if not isinstance(text, str):
+            problem = f"field {self.text_field!r} must be text, not {type(text).__name__}."
+            self._skip(file, NOT_TEXT, problem, **place)
+        elif not text:
+            self.account.empty(file.label, **place)
+        else:
             try:
-                record = json.loads(line)
-            except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are both ValueErrors
-                raise DataError(f"{file.path}, line {number}: not JSON ({error}).") from error
-            except RecursionError as error:
-                raise DataError(f"{file.path}, line {number}: JSON nested too deeply.") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{file.path}, line {number}: a JSON object is expected, not {type(record).__name__}.")
-            if self.text_field not in record:
-                raise DataError(self._missing_field(f"{file.path}, line {number}", list(record)))
-            text = record[self.text_field]
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{file.path}, line {number}: field {self.text_field!r} must be text, not {type(text).__name__}."
-                )
-            yield as_bytes(text)
+                yield text.encode("utf-8")
+            except UnicodeEncodeError:
+                problem = "has halves of surrogate pairs, which are no characters; each becomes '?'."
+                self.account.replace(BadInput(file.label, LONE_SURROGATES, problem, **place))
+                yield as_bytes(text)
 
     def _parquet(self, file: SourceFile, raw: IO[bytes]) -> Iterator[bytes]:
+        row = 0
+        try:
+            for batch in self._parquet_batches(file, raw):
+                for text in batch:
+                    row += 1
+                    if text is None:
+                        self._skip(file, NOT_TEXT, f"column {self.text_field!r} has no text (null).", row=row)
+                    elif not text:
+                        self.account.empty(file.label, row=row)
+                    else:
+                        self._check_utf8(file, text, row=row)
+                        yield text
+        except _BrokenTable as error:
+            place = {"row": row + 1} if row else {}
+            self._skip(file, BROKEN_FILE, f"not a whole .parquet file ({error}).", **place)
+
+    def _parquet_batches(self, file: SourceFile, raw: IO[bytes]) -> Iterator[list[bytes | None]]:
         import pyarrow
         import pyarrow.parquet
 
+        types = pyarrow.types
         try:
-            table = pyarrow.parquet.ParquetFile(raw)
-            schema = table.schema_arrow
+            table = pyarrow.parquet.ParquetFile(raw, page_checksum_verification=True)
+            schema, num_rows = table.schema_arrow, table.metadata.num_rows
             if self.text_field not in schema.names:
-                raise DataError(self._missing_field(str(file.path), schema.names))
-            kind = schema.field(self.text_field).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise DataError(f"{file.path}: column {self.text_field!r} must be text, not {kind}.")
-            row = 0
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[self.text_field]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    if text is None:
-                        raise DataError(f"{file.path}, row {row}: column {self.text_field!r} has no text.")
-                    yield as_bytes(text)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{file.path} is not a whole .parquet file ({error}).") from error
+                MissingText(file, self.text_field, self.account).add_all(schema.names, max(num_rows, 1))
+                return
+            kind = schema.field(schema.names.index(self.text_field)).type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+                problem = f"column {self.text_field!r} must be text, not {kind}."
+                self.account.skip(BadInput(file.label, NOT_TEXT, problem), max(num_rows, 1))
+                return
+            if num_rows == 0:
+                self._skip(file, EMPTY_FILE, "the table has no rows.")
+            for group in range(table.num_row_groups):  # one by one, so that those before a broken one are kept
+                for batch in table.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=[self.text_field]):
+                    column = batch.column(0)
+                    if types.is_dictionary(column.type):
+                        column = column.dictionary_decode()
+                    # As bytes: Arrow does not look whether text is UTF-8, and Python would raise in the midst of it.
+                    yield column.cast(pyarrow.large_binary()).to_pylist()
+        except DataError:
+            raise
+        except Exception as error:  # whatever damaged bytes make the library raise
+            raise _BrokenTable(" ".join(str(error).split())[:300] or type(error).__name__) from error
 
-    def _missing_field(self, where: str, fields: list[str]) -> str:
-        return (
-            f"{where}: no field {self.text_field!r}.{suggestion(self.text_field, fields)} "
-            f"Its fields are {', '.join(map(repr, fields)) or '(none)'}; name the one with the text by text_field."
-        )
+    def _dataset_rows(self, file: SourceFile) -> Iterator[bytes]:
+        from gecko_lab.data.huggingface import is_local, read_rows
 
-
-def _numbered_lines(file: SourceFile, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    try:
-        if file.file_type == ".jsonl.gz":
-            lines: Iterator[bytes] = gzip.GzipFile(fileobj=raw)
-        elif file.file_type == ".jsonl.zst":
-            lines = io.BufferedReader(_ZstandardReader(raw), _READ_BYTES)
-        else:
-            lines = raw
-        for line in lines:
-            number += 1
-            yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file.path} is broken after line {number} ({error}).") from error
-
-
-class _ZstandardReader(io.RawIOBase):
-    """Decompresses a stream of zstandard frames; unlike zstandard's own reader, it notices that the end is missing."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        import zstandard
-
-        self._raw = raw
-        self._new_frame: Any = lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        self._error = zstandard.ZstdError
-        self._frame: Any = None
-        self._pending = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._pending:
-            compressed = self._raw.read(1 << 16)
-            if not compressed:
-                if self._frame is not None:
-                    raise EOFError("the compressed stream ends before its end-of-stream marker")
-                return 0
-            self._pending = self._decompress(compressed)
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-    def _decompress(self, compressed: bytes) -> bytes:
-        pieces = []
-        while compressed:
-            self._frame = self._frame or self._new_frame()
+        missing = MissingText(file, self.text_field, self.account)
+        row = 0
+        rows = read_rows(file, self.text_field)
+        while True:
             try:
-                pieces.append(self._frame.decompress(compressed))
-            except self._error as error:
-                raise OSError(str(error)) from error
-            compressed = b""
-            if self._frame.eof:
-                compressed = self._frame.unused_data
-                self._frame = None
-        return b"".join(pieces)
+                record = next(rows, None)
+            except DataError:
+                raise
+            except Exception as error:  # of the dataset's own format, or of the network
+                problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                if not is_local(file):
+                    raise DataError(
+                        f"{file.label}, row {row + 1} cannot be reached or read ({problem}); run again when it can: "
+                        "what was prepared is kept."
+                    ) from error
+                self._skip(file, BROKEN_FILE, f"the shard cannot be read on ({problem}).", row=row + 1)
+                break
+            if record is None:
+                break
+            row += 1
+            yield from self._text_of(file, record, missing, row=row)
+        missing.close()
+
+    def _check_utf8(self, file: SourceFile, document: bytes, *, is_file: bool = False, row: int | None = None) -> None:
+        position = _first_undecodable(document)
+        if position is not None:
+            line = document.count(b"\n", 0, position) + 1 if is_file else None
+            problem = f"byte {document[position]:#04x} at {position} is not UTF-8."
+            self.account.replace(BadInput(file.label, UNDECODABLE, problem, line, row))
+
+    def _broken_stream(self, file: SourceFile, error: BaseException, num_lines: int) -> None:
+        if file.file_type.endswith((".gz", ".zst")):
+            whole = f" after line {num_lines}; what was whole before is kept" if num_lines else ""
+            line = num_lines + 1 if num_lines else None
+            self._skip(file, BROKEN_COMPRESSION, f"the compressed stream is broken{whole} ({error}).", line=line)
+        else:
+            self._skip(file, UNREADABLE_FILE, f"the file cannot be read on ({error}).", line=num_lines + 1)
+
+    def _skip(
+        self, file: SourceFile, reason: str, message: str, *, line: int | None = None, row: int | None = None
+    ) -> None:
+        self.account.skip(BadInput(file.label, reason, message, line, row))
 
 
-def _whole(file: SourceFile, raw: IO[bytes]) -> bytes:
-    try:
-        return raw.read()
-    except OSError as error:
-        raise DataError(f"{file.path} cannot be read: {error.strerror}.") from error
+def _first_undecodable(document: bytes) -> int | None:
+    """Where the document stops being UTF-8; None for nowhere."""
+    if document.isascii():
+        return None
+    # In pieces: what is decoded of them stays in the processor's cache, which makes it three times as fast.
+    start = 0
+    while start < len(document):
+        piece = document[start : start + _DECODED_BYTES]
+        try:
+            _, num_decoded = codecs.utf_8_decode(piece, "strict", start + len(piece) >= len(document))
+        except UnicodeDecodeError as error:
+            return start + error.start
+        start += num_decoded
+    return None
+
+
+class _BrokenTable(Exception):
+    """Arrow cannot read on."""
+
+
+def _open(file: SourceFile) -> IO[bytes]:
+    if file.is_remote:
+        from gecko_lab.data.remote import open_url
+
+        return open_url(file, seekable=file.file_type == ".parquet")
+    return open(file.location, "rb")
 
 
 def _topics() -> Iterator[bytes]:

@@ -42,12 +42,12 @@ class ShuffledOrder(SampleOrder):
         window: chunks whose samples are mixed.
     """
 
-    def __init__(self, samples_per_chunk: Sequence[int], seed: int, window: int = 16) -> None:
+    def __init__(self, samples_per_chunk: Sequence[int] | Indices, seed: int, window: int = 16) -> None:
         self._counts = np.asarray(samples_per_chunk, dtype=np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         self._seed = seed
         self._window = window
-        self._chunks: tuple[int, Indices] | None = None
+        self._chunks: tuple[int, Indices, Indices] | None = None
         self._shuffled: tuple[int, int, Indices] | None = None
 
     def __len__(self) -> int:
@@ -64,8 +64,7 @@ class ShuffledOrder(SampleOrder):
 
     def _of_epoch(self, epoch: int, start: int, stop: int) -> Iterator[Indices]:
         """The samples at positions `start` to `stop` of the epoch, a window's at a time."""
-        chunks = self._chunk_order(epoch)
-        ends = np.cumsum(np.add.reduceat(self._counts[chunks], np.arange(0, len(chunks), self._window)))
+        ends = self._chunk_order(epoch)[1]
         while start < stop:
             window = int(np.searchsorted(ends, start, side="right"))
             begin = int(ends[window - 1]) if window else 0
@@ -73,14 +72,17 @@ class ShuffledOrder(SampleOrder):
             yield self._window_order(epoch, window)[start - begin : end - begin]
             start = end
 
-    def _chunk_order(self, epoch: int) -> Indices:
+    def _chunk_order(self, epoch: int) -> tuple[Indices, Indices]:
+        """The chunks in the epoch's order, and the position at which each window of them ends."""
         if self._chunks is None or self._chunks[0] != epoch:
-            self._chunks = epoch, permutation(len(self._counts), self._seed, epoch, 0)
-        return self._chunks[1]
+            chunks = permutation(len(self._counts), self._seed, epoch, 0)
+            ends = np.cumsum(np.add.reduceat(self._counts[chunks], np.arange(0, len(chunks), self._window)))
+            self._chunks = epoch, chunks, ends
+        return self._chunks[1:]
 
     def _window_order(self, epoch: int, window: int) -> Indices:
         if self._shuffled is None or self._shuffled[:2] != (epoch, window):
-            chunks = self._chunk_order(epoch)[window * self._window : (window + 1) * self._window]
+            chunks = self._chunk_order(epoch)[0][window * self._window : (window + 1) * self._window]
             samples = np.concatenate([np.arange(self._starts[c], self._starts[c] + self._counts[c]) for c in chunks])
             shuffled = samples[permutation(len(samples), self._seed, epoch, window + 1)]
             self._shuffled = epoch, window, shuffled
@@ -110,9 +112,9 @@ class SpreadOrder(SampleOrder):
 class TrainingSampler(DistributedSampler[int]):
     """One rank's samples of every global batch of `num_replicas * batch_size` positions, without end.
 
-    An iteration begins where training stands; its length is that of one pass, in whole global batches. What is left
-    over at the end of a pass begins the next one: no sample is passed over. It is a `DistributedSampler` in order that
-    Lightning does not put one in its place.
+    An iteration begins where training stands; its length is that of one pass, in whole optimiser steps, so that each
+    step takes as many samples. What is left over at the end of a pass begins the next one: no sample is passed over. It
+    is a `DistributedSampler` in order that Lightning does not put one in its place.
 
     Arguments:
         order: of the samples.
@@ -120,18 +122,29 @@ class TrainingSampler(DistributedSampler[int]):
         num_replicas: ranks that share the data.
         rank: of this process among them.
         position: gives the position at which the next global batch begins.
+        batches_per_step: how many are accumulated to an optimiser step.
     """
 
     def __init__(
-        self, order: SampleOrder, *, batch_size: int, num_replicas: int, rank: int, position: Callable[[], int]
+        self,
+        order: SampleOrder,
+        *,
+        batch_size: int,
+        num_replicas: int,
+        rank: int,
+        position: Callable[[], int],
+        batches_per_step: int = 1,
     ) -> None:
         super().__init__(range(len(order)), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
         self.order = order
         self.batch_size = batch_size
+        self.batches_per_step = batches_per_step
         self._position = position
 
     def __len__(self) -> int:
-        return len(self.order) // (self.batch_size * self.num_replicas) * self.batch_size
+        batches = len(self.order) // (self.batch_size * self.num_replicas)
+        steps = max(batches // self.batches_per_step, min(batches, 1))  # a pass shorter than a step is gone on with
+        return steps * self.batches_per_step * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
         begin = self._position() + self.rank * self.batch_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -75,6 +76,7 @@ class PositionedDataModule(LightningDataModule, ABC):
             num_replicas=num_replicas,
             rank=rank,
             position=lambda: self.position,
+            batches_per_step=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
         )
         if len(sampler) == 0:
             raise DataError(
@@ -92,7 +94,7 @@ class PositionedDataModule(LightningDataModule, ABC):
         return self._loader(samples, sampler)
 
     def _loader(self, samples: Dataset[Any], sampler: TrainingSampler | EvaluationSampler) -> DataLoader[Any]:
-        return DataLoader(
+        return _Loader(
             samples,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -122,6 +124,26 @@ def require(name: str, value: int, minimum: int) -> None:
     """Refuse a value that is too small."""
     if value < minimum:
         raise DataError(f"{name} must be at least {minimum}, not {value}.")
+
+
+class _Loader(DataLoader[Any]):
+    """A DataLoader that begins where training stands.
+
+    The datamodule keeps the position; that there is a state tells Lightning that a pass can be gone on with. A worker's
+    DataError comes as it was raised, without the worker's traceback in its message.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from None
 
 
 def _as_it_is(batch: Any) -> Any:

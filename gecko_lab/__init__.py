@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "LanguageModel": "gecko_lab.language_model",
     "Network": "gecko_lab.network",
+    "RecallTask": "gecko_lab.recall_task",
     "TextDataModule": "gecko_lab.data.text",
     "build": "gecko_lab.families",
     "dump_reference": "gecko_lab.reference_io",

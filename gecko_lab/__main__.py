@@ -19,7 +19,7 @@ TRAINING = {
 VERBS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "components": ("gecko_lab.components_command", "components", "list the parts of a network, their options and cost"),
     "data": ("gecko_lab.data.commands", ("prepare", "inspect"), "prepare text for training, look at what was prepared"),
-    "bench": ("gecko_lab.bench", ("kernels",), "time what is fast beside its reference"),
+    "bench": ("gecko_lab.bench", ("kernels", "data"), "time what is fast beside its reference"),
 }
 
 
@@ -66,8 +66,7 @@ def _run(verb: str, rest: list[str]) -> int:
     if verb in TRAINING:
         from gecko_lab import training_command
 
-        training_command.run(verb, rest)
-        return 0
+        return training_command.run(verb, rest)
     if verb not in VERBS:
         raise ConfigurationError(f"unknown verb {verb!r}{nearest(verb, [*TRAINING, *VERBS])}")
     module_name, functions, _ = VERBS[verb]

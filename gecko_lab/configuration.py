@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from gecko_lab.errors import ConfigurationError, nearest
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 _NETWORK = "--model.network"
-_GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary")
+_GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary", "stability", "norms")
+DEFAULT_MODULE = "LanguageModel"
 
 
 @dataclass
@@ -26,12 +26,18 @@ class Invocation:
     Attributes:
         arguments: what is left for LightningCLI, in order; configuration files as JSON without `model.network`.
         network: the keys of `model.network` from all files and flags, the last winning.
-        run: the run's folder.
+        module: what is learned.
+        name: of the configuration: its file's, or that of the run whose `config.yaml` it is.
+        run: the run's folder as the user named it, if so.
+        fresh: start over beside a run that exists.
     """
 
     arguments: list[str]
     network: dict[str, Any]
-    run: Path
+    module: str
+    name: str
+    run: Path | None
+    fresh: bool
 
 
 def read_invocation(arguments: list[str]) -> Invocation:
@@ -43,7 +49,8 @@ def read_invocation(arguments: list[str]) -> Invocation:
     rest: list[str] = []
     network: Any = {}
     run: Path | None = None
-    names: list[str] = []
+    fresh = False
+    name, module = "run", DEFAULT_MODULE
     queue = list(arguments)
     while queue:
         flag, has_value, value = queue.pop(0).partition("=")
@@ -55,8 +62,9 @@ def read_invocation(arguments: list[str]) -> Invocation:
 
         if flag in ("--config", "-c"):
             path = find_config(take())
-            names.append(path.resolve().parent.name if path.name == "config.yaml" else path.stem)  # of a run
+            name = path.resolve().parent.name if path.name == "config.yaml" else path.stem
             settings = read_yaml(path)
+            module = _module(settings.get("module", module), f"{path}: module")
             for group in _GROUPS:  # jsonargparse passes over what is not keys and values
                 if not isinstance(settings.get(group, {}), Mapping | None):
                     raise ConfigurationError(f"{path}: {group}: expected keys and values, got {settings[group]!r}")
@@ -67,13 +75,16 @@ def read_invocation(arguments: list[str]) -> Invocation:
             rest += ["--config", json.dumps(settings)]
         elif flag == "--run":
             run = Path(take()).expanduser()
+        elif flag == "--fresh" and not has_value:
+            fresh = True
+        elif flag == "--module":
+            module = _module(take(), flag)
+            rest.append(f"--module={module}")
         elif flag == _NETWORK or flag.startswith(_NETWORK + "."):
             network = merge(network, _nested(flag.removeprefix(_NETWORK).lstrip("."), _read_value(take(), flag)))
         else:
             rest.append(flag + has_value + value)
-    if run is None:
-        run = _default_run(names[-1] if names else "run", rest, network)
-    return Invocation(rest, network, run)
+    return Invocation(rest, network, module, name, run, fresh)
 
 
 def find_config(name: str) -> Path:
@@ -122,12 +133,7 @@ def _nested(path: str, value: Any) -> Any:
     return value
 
 
-def _default_run(name: str, arguments: list[str], network: Any) -> Path:
-    """A new folder `runs/NAME-IDENTITY`, numbered where that one is taken."""
-    identity = hashlib.sha256(json.dumps([arguments, network], sort_keys=True, default=str).encode()).hexdigest()[:8]
-    base = Path("runs") / f"{name}-{identity}"
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+def _module(name: Any, where: str) -> str:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{where}: expected a name, got {name!r}")
+    return name

@@ -1,39 +1,67 @@
-"""Lengths of training, in steps or in tokens."""
+"""Lengths of training and intervals, in steps, tokens or minutes."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal, NamedTuple
 
 from gecko_lab.errors import ConfigurationError
 
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 _PATTERN = re.compile(
-    r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmgbt]?)\s*(steps?|tokens?)?\s*", re.IGNORECASE
+    r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([kmgbt]?)\s*(steps?|tokens?|minutes?|hours?)?\s*", re.IGNORECASE
 )
 
 Duration = int | str
+Unit = Literal["steps", "tokens", "minutes"]
 
 
-def in_steps(duration: Duration, tokens_per_step: int, where: str) -> int:
-    """Optimiser steps of a duration, rounded up.
+class Length(NamedTuple):
+    """A duration that was read: so many of a unit."""
+
+    number: float
+    unit: Unit
+
+
+def read(duration: Duration, where: str) -> Length:
+    """What a duration says.
 
     Args:
-        duration: steps as a number, or words such as `"200 steps"`, `"50M tokens"`, `"2.5B tokens"`.
-        tokens_per_step: tokens that one optimiser step reads, over all devices.
+        duration: steps as a number, or words such as `"200 steps"`, `"50M tokens"`, `"10 minutes"`, `"1.5 hours"`.
         where: the key that holds it, for the message.
 
     Raises:
         ConfigurationError: if it cannot be read.
     """
     if isinstance(duration, int) and not isinstance(duration, bool) and duration >= 0:
-        return duration
+        return Length(duration, "steps")
     match = _PATTERN.fullmatch(str(duration))
     if match is None:
-        raise ConfigurationError(f"{where}: expected steps or tokens, such as 200 or '50M tokens', got {duration!r}")
+        raise ConfigurationError(
+            f"{where}: expected steps, tokens or minutes, such as 200, '50M tokens' or '10 minutes', got {duration!r}"
+        )
     number, factor, unit = match.groups()
-    count = round(float(number.replace("_", "")) * _FACTORS[factor.lower()])
-    if unit and unit.lower().startswith("token"):
-        return -(-count // tokens_per_step)
-    if factor and unit is None:
+    unit = (unit or "").lower().rstrip("s")
+    count = float(number.replace("_", "")) * _FACTORS[factor.lower()]
+    if unit in ("minute", "hour"):
+        return Length(count * (60 if unit == "hour" else 1), "minutes")
+    if factor and not unit:
         raise ConfigurationError(f"{where}: {duration!r} of what? Say '{duration} tokens' or '{duration} steps'")
-    return count
+    return Length(round(count), "tokens" if unit == "token" else "steps")
+
+
+def in_steps(duration: Duration, tokens_per_step: int, where: str) -> int:
+    """Optimiser steps of a duration in steps or tokens, rounded up.
+
+    Args:
+        duration: as in `read`.
+        tokens_per_step: tokens that one optimiser step reads, over all devices.
+        where: the key that holds it, for the message.
+
+    Raises:
+        ConfigurationError: if it cannot be read, or is a time.
+    """
+    number, unit = read(duration, where)
+    if unit == "minutes":
+        raise ConfigurationError(f"{where}: expected steps or tokens, such as 200 or '50M tokens', got {duration!r}")
+    return -(-int(number) // tokens_per_step) if unit == "tokens" else int(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from gecko_lab.assembly import assemble, resolve
 from gecko_lab.durations import in_steps
 from gecko_lab.errors import ConfigurationError
+from gecko_lab.gradients import clip_gradients, gradient_scale
 from gecko_lab.network import Network
 from gecko_lab.optimizer import OptimizerSettings, build_optimizer, learning_rate_factor
 
@@ -92,7 +92,10 @@ class NetworkModule(L.LightningModule):
         return logits, state
 
     def setup(self, stage: str) -> None:
-        """Turn the batch in tokens into accumulated batches, and the duration into steps."""
+        """Turn the batch in tokens into accumulated batches, and the duration into steps.
+
+        With a batch in tokens, `trainer.val_check_interval` counts optimiser steps.
+        """
         if stage != "fit":
             return
         if self.settings.batch_tokens is not None:
@@ -103,6 +106,9 @@ class NetworkModule(L.LightningModule):
                     f"model.optimizer.batch_tokens: {self.settings.batch_tokens} is not a multiple of the {tokens} "
                     f"tokens that all devices read at once (batch size × sequence length × devices)"
                 )
+            interval = self.trainer.val_check_interval
+            if isinstance(interval, int):  # Lightning counts batches; here the user thinks of optimiser steps
+                self.trainer.val_check_interval = interval * steps // self.trainer.accumulate_grad_batches
             self.trainer.accumulate_grad_batches = steps
         if self.settings.duration is not None and self.trainer.max_steps < 0:
             self.trainer.fit_loop.epoch_loop.max_steps = self._in_steps(self.settings.duration, "duration")
@@ -158,8 +164,14 @@ class NetworkModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by norm, `trainer.gradient_clip_val` first, and log the norm before clipping."""
+        """Clip by norm, `trainer.gradient_clip_val` first, and log the norm before clipping.
+
+        Callbacks with a hook `on_gradient_norm(trainer, pl_module, optimizer, norm)` then judge the step.
+        """
         limit = self.settings.gradient_clip if gradient_clip_val is None else float(gradient_clip_val)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit or math.inf)
+        norm = clip_gradients(self.network.parameters(), limit, gradient_scale(self.trainer, optimizer))
         self.log("gradient_norm", norm)
         self.log("learning_rate", optimizer.param_groups[0]["lr"])
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "on_gradient_norm"):
+                callback.on_gradient_norm(self.trainer, self, optimizer, norm)

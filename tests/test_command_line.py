@@ -111,7 +111,12 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["fit", "--model.network.layer.num_heads=3"], ["8", "3 heads"]),
     (["fit", "--model.network.vocab_size=10"], ["model.network.vocab_size", "10", "257"]),
     (["fit", "--model.optimizer.batch_tokens=100"], ["model.optimizer.batch_tokens", "100", "128"]),
-    (["fit", "--run", "taken"], ["--run", "taken", "holds a run already"]),
+    (["fit", "--run", "taken"], ["--run", "taken", "holds something else than a run"]),
+    (["validate", "--ckpt_path", "x.foo", "--run", "taken"], ["--ckpt_path", "x.foo", "not a checkpoint"]),
+    (["fit", "--module", "RecalTask"], ["module", "'RecalTask'", "RecallTask"]),
+    (["fit", "--checkpoint.every", "often"], ["checkpoint.every", "often", "10 minutes"]),
+    (["fit", "--checkpoint.keep_last=0"], ["checkpoint.keep_last", "at least 1"]),
+    (["fit", "--checkpoint.monitor=losss"], ["checkpoint.monitor", "losss", "loss/validation"]),
     (["fit", "--trainer.precision=8"], ["precision", "8"]),
     (["fit", "--trainer.accelerator=abacus"], ["abacus"]),
     (["validate", "--ckpt_path", "no.ckpt"], ["--ckpt_path", "no.ckpt"]),
@@ -127,7 +132,7 @@ def make_files(folder: Path) -> None:
     (folder / "not_keys.yaml").write_text("data: 5")
     (folder / "x.foo").write_text("text")
     (folder / "taken").mkdir()
-    (folder / "taken" / "config.yaml").touch()
+    (folder / "taken" / "notes.txt").touch()
 
 
 @pytest.mark.parametrize(("words", "parts"), MISTAKES, ids=lambda value: " ".join(value)[:50])

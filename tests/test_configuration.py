@@ -116,24 +116,30 @@ def test_read_invocation_run_names_the_folder(form: list[str]) -> None:
     assert invocation.arguments == ["--data.seed", "1"]
 
 
-def test_read_invocation_run_is_named_after_config_and_settings(working_directory: Path) -> None:
-    base = ["--config", "quickstart.yaml"]
-    first = read_invocation(base).run
-    assert first.parent == Path("runs")
-    assert first.name.startswith("quickstart-")
-    assert read_invocation(base).run == first
-    others = [["--data.seed=1"], ["--model.network.num_layers=1"], [f"{MEMORY}=null"]]
-    assert len({first, *(read_invocation(base + other).run for other in others)}) == 4
-    (working_directory / first).mkdir(parents=True)
-    assert read_invocation(base).run == first.with_name(f"{first.name}-2")
-
-
-def test_read_invocation_run_of_a_runs_config_is_another(working_directory: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "run"),
+        (["--config", "quickstart.yaml"], "quickstart"),
+        (["--config", "quickstart.yaml", "--config=runs/first/config.yaml"], "first"),
+    ],
+)
+def test_read_invocation_name_is_the_configurations(working_directory: Path, arguments: list[str], name: str) -> None:
     (working_directory / "runs" / "first").mkdir(parents=True)
     (working_directory / "runs" / "first" / "config.yaml").write_text("data: {seed: 1}\n")
-    run = read_invocation(["--config", "runs/first/config.yaml"]).run
-    assert run != Path("runs/first")
-    assert run.name.startswith("first-")
+    assert read_invocation(arguments).name == name
+
+
+def test_read_invocation_takes_module_and_fresh(working_directory: Path) -> None:
+    (working_directory / "a.yaml").write_text("module: RecallTask\n")
+    assert [read_invocation(["--config", "a.yaml"]).module, read_invocation([]).module] == ["RecallTask", "LanguageModel"]
+    assert read_invocation(["--config", "a.yaml", "--module", "LanguageModel"]).module == "LanguageModel"
+    assert read_invocation(["--module=LanguageModel", "--config", "a.yaml"]).module == "RecallTask"
+    invocation = read_invocation(["--fresh", "--data.seed=1"])
+    assert (invocation.fresh, invocation.arguments) == (True, ["--data.seed=1"])
+    (working_directory / "b.yaml").write_text("module: [1]\n")
+    with pytest.raises(ConfigurationError, match=r"b\.yaml: module: expected a name"):
+        read_invocation(["--config", "b.yaml"])
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "model:\n", "model: {network: }\n"])

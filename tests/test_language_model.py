@@ -29,7 +29,9 @@ TRANSFORMER = {"class_path": "TransformerLayer", "init_args": {"num_heads": 2, "
 LOGGED = {
     *(f"{name}/{split}" for name in ("loss", "perplexity", "bits_per_byte") for split in ("train", "validation")),
     *("learning_rate", "gradient_norm", "tokens", "tokens_per_second", "model_flops_per_second", "peak_memory_bytes"),
+    *("loader_wait", "skipped_steps"),
 }
+MAY_BE_ZERO = {"skipped_steps"}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_fit_logs_every_metric_to_csv(run: Path) -> None:
     for name in LOGGED:
         values = column(run, name)
         assert values, name
-        assert all(0 < value < math.inf for value in values), name
+        assert all(0 <= value < math.inf if name in MAY_BE_ZERO else 0 < value < math.inf for value in values), name
     assert column(run, "tokens") == [TOKENS_PER_BATCH * (step + 1) for step in range(STEPS)]
     for split in ("train", "validation"):
         losses = column(run, f"loss/{split}")
@@ -138,7 +140,7 @@ def test_fit_leaves_a_run_folder(run: Path) -> None:
     assert config["data"]["sequence_length"] == SEQUENCE_LENGTH
     names = {path.name for path in run.iterdir()} - {"hparams.yaml"}
     assert {name for name in names if not name.startswith("events.")} == {
-        *("checkpoints", "config.yaml", "curves.png", "metrics.csv")
+        *(".lock", "checkpoints", "config.yaml", "curves.png", "metrics.csv", "run.json")
     }
 
 
@@ -202,6 +204,21 @@ def test_fit_accumulates_batch_tokens_to_the_update_of_one_large_batch(folder: P
         assert off.float().mean() < 0.02, name
 
 
+def test_fit_validates_every_so_many_steps_where_the_batch_is_in_tokens(folder: Path) -> None:
+    options = {"trainer__max_steps": 4, "trainer__val_check_interval": 2, "trainer__limit_val_batches": 1}
+    done = run_tiny("fit", folder, "val_steps", model__optimizer__batch_tokens=3 * TOKENS_PER_BATCH, **options)
+    assert [int(row["step"]) for row in rows(done) if row["loss/validation"]] == [2, 4]
+
+
+def test_fit_takes_as_many_tokens_in_each_step(folder: Path, data: TextDataModule) -> None:
+    epoch = len(data.train_dataloader())
+    batches = next(count for count in range(3, epoch) if epoch % count)  # accumulated; a pass is no whole number of them
+    options = {"trainer__max_steps": epoch // batches + 2, "trainer__limit_val_batches": 0}
+    done = run_tiny("fit", folder, "whole", model__optimizer__batch_tokens=batches * TOKENS_PER_BATCH, **options)
+    assert column(done, "tokens") == [batches * TOKENS_PER_BATCH * (n + 1) for n in range(epoch // batches + 2)]
+    assert column(done, "epoch")[-1] == 1
+
+
 def test_fit_ends_after_a_duration_in_tokens(folder: Path) -> None:
     duration = f"{3 * TOKENS_PER_BATCH} tokens"
     done = run_tiny("fit", folder, "duration", model__optimizer__duration=duration, trainer__limit_val_batches=0)
@@ -212,7 +229,7 @@ def test_fit_ends_after_a_duration_in_tokens(folder: Path) -> None:
 def test_fit_goes_on_over_epochs_with_an_interval_of_steps(folder: Path, data: TextDataModule) -> None:
     epoch = len(data.train_dataloader())
     done = run_tiny("fit", folder, "epochs", trainer__max_steps=epoch + 2, trainer__val_check_interval=epoch + 1)
-    assert [float(row["step"]) for row in rows(done) if row["loss/validation"]] == [epoch]
+    assert [float(row["step"]) for row in rows(done) if row["loss/validation"]] == [epoch + 1]
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.01])
@@ -254,10 +271,10 @@ def test_token_losses_of_pieces_equal_whole_logits(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(model.training_step({"tokens": tokens}, 0), expected.mean())
 
 
-def test_bytes_per_token_counts_no_byte_for_bos(data: TextDataModule) -> None:
+def test_bytes_counts_no_byte_for_bos(data: TextDataModule) -> None:
     model = LanguageModel(network=NETWORK)
     model._trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
-    assert model._bytes_per_token(torch.tensor([[65, 256, 66, 67]])) == pytest.approx(0.75)
+    assert model._bytes(torch.tensor([[65, 256, 66, 67]])).tolist() == [[1, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("tokens", [TOKENS_PER_BATCH - 1, TOKENS_PER_BATCH + 1, TOKENS_PER_BATCH // 2, 0, -1])
@@ -280,3 +297,51 @@ def test_fit_asks_how_long_the_training_is(folder: Path, capsys: pytest.CaptureF
 def test_language_model_asks_for_a_vocabulary_without_data() -> None:
     with pytest.raises(ConfigurationError, match=r"model\.network\.vocab_size"):
         LanguageModel(network=NETWORK).configure_model()
+
+
+def test_training_step_counts_the_targets_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LanguageModel(network={**NETWORK, "vocab_size": 31}, bos_id=0)
+    model.configure_model()
+    monkeypatch.setattr(model, "log", lambda *arguments, **options: None)  # there is no trainer
+    tokens, mask = torch.randint(31, (3, 10)), torch.rand(3, 9) < 0.5
+    expected = model.token_losses(tokens)[mask].mean()
+    torch.testing.assert_close(model.training_step({"tokens": tokens, "mask": mask}, 0), expected)
+
+
+def test_fit_validates_each_source_of_a_mixture(folder: Path) -> None:
+    (folder / "other.txt").write_text("omega " * 300 + "\n", encoding="utf-8")
+    mixture = {
+        "words": {"sources": str(folder / "text.jsonl"), "weight": 3},
+        "omega": {"sources": str(folder / "other.txt"), "weight": 1},
+    }
+    options: dict[str, Any] = {"data__mixture": mixture, "data__sources": None, "trainer__max_steps": 8}
+    done = run_tiny("fit", folder, "mixture", trainer__val_check_interval=8, **options)
+    data = TextDataModule(
+        mixture=mixture,  # type: ignore[arg-type]
+        cache_folder=str(folder / "cache"),
+        sequence_length=SEQUENCE_LENGTH,
+        batch_size=BATCH_SIZE,
+        validation_fraction=0.2,
+        progress=False,
+    )
+    model = LanguageModel.load_from_checkpoint(done / "checkpoints" / "last.ckpt", weights_only=True).eval()
+    sums = torch.zeros(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            for losses, tokens, source in zip(
+                model.token_losses(batch["tokens"]), batch["tokens"][:, 1:], batch["sources"], strict=True
+            ):
+                sums[source] += torch.tensor([losses.sum(), losses.numel(), (tokens != data.bos_id).sum()])
+    for name, (nats, tokens, num_bytes) in zip(("/words", "/omega", ""), [*sums, sums.sum(dim=0)], strict=True):
+        assert column(done, f"loss/validation{name}") == pytest.approx([float(nats / tokens)], rel=1e-5)
+        bits = float(nats / num_bytes) / math.log(2)
+        assert column(done, f"bits_per_byte/validation{name}") == pytest.approx([bits], rel=1e-5)
+    assert column(done, "loss/validation/omega") != column(done, "loss/validation/words")
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "carried"])
+def test_fit_trains_with_packing(packing: str, folder: Path) -> None:
+    done = run_tiny("fit", folder, packing, trainer__max_steps=10, data__packing=packing, **OPTIMIZER)
+    losses = column(done, "loss/train")
+    assert len(losses) == 10
+    assert losses[-1] < 0.9 * losses[0]

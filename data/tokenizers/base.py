@@ -25,16 +25,18 @@ class Tokenizer(ABC):
         vocab_size: number of ids; every id that `encode` gives and `bos_id` are below it.
         bos_id: id that begins a document. A tokenizer without one gets an id added at the end of its vocabulary.
         identity: hash of everything that decides which ids a text becomes; equal for equal tokenizers on every machine.
+        num_threads: that `encode_batch` may use; None for all cores.
     """
 
     name: str
     vocab_size: int
     bos_id: int
     identity: str
+    num_threads: int | None = None
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[Ids]:
-        """Ids of each text, int32 `[num_tokens]`, without BOS. Uses all cores where the library can."""
+        """Ids of each text, int32 `[num_tokens]`, without BOS. Uses `num_threads` where the library can."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer] | Tensor) -> str:
@@ -43,6 +45,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def _bytes_of_ids(self) -> list[int]:
         """Number of bytes of each id below `vocab_size`."""
+
+    def use_one_thread(self) -> None:
+        """Leave the other cores alone from now on: the processes beside this one use them."""
+        self.num_threads = 1
 
     def encode(self, text: str | bytes) -> Ids:
         """Ids of one text, int32 `[num_tokens]`, without BOS."""

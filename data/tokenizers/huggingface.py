@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,14 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[Ids]:
         encodings = self._tokenizer.encode_batch_fast([as_text(text) for text in texts], add_special_tokens=False)
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def use_one_thread(self) -> None:
+        super().use_one_thread()
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the library's only switch; it is read at each call
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True  # the library does not pickle it
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer] | Tensor) -> str:
         text_ids = [i for i in as_list(ids) if i != self.bos_id and i not in self._special_ids]

@@ -30,7 +30,8 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._processor.LoadFromSerializedProto(model)
             num_pieces = self._processor.GetPieceSize()
-        except RuntimeError as error:
+            self._processor.IdToPiece(list(range(num_pieces)))  # a damaged one is found now rather than in use
+        except (RuntimeError, ValueError) as error:  # ValueError: pieces that are not UTF-8
             raise DataError(f"{path} is not a SentencePiece model.") from error
         if num_pieces == 0:  # an empty file loads without complaint
             raise DataError(f"{path} is not a SentencePiece model (it has no pieces).")
@@ -41,7 +42,8 @@ class SentencePieceTokenizer(Tokenizer):
         self.identity = digest("sentencepiece", model, self.bos_id)
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[Ids]:
-        ids = self._processor.Encode([as_text(text) for text in texts], out_type=int, num_threads=os.cpu_count() or 1)
+        num_threads = self.num_threads or os.cpu_count() or 1
+        ids = self._processor.Encode([as_text(text) for text in texts], out_type=int, num_threads=num_threads)
         return [np.asarray(document, dtype=np.int32) for document in ids]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer] | Tensor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ class TiktokenTokenizer(Tokenizer):
             return cls(tiktoken.get_encoding(name), name)
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[Ids]:
-        ids = self._encoding.encode_ordinary_batch([as_text(text) for text in texts])
+        num_threads = self.num_threads or os.cpu_count() or 1
+        ids = self._encoding.encode_ordinary_batch([as_text(text) for text in texts], num_threads=num_threads)
         return [np.asarray(document, dtype=np.int32) for document in ids]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer] | Tensor) -> str:

@@ -36,7 +36,9 @@ class LossByPosition(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a batch's losses `[B, L]`."""
+        """Add a batch's losses `[B, L]`; some tasks have no loss at every position."""
+        if outputs is None:
+            return
         sums = outputs.detach().double().sum(dim=0)
         self._sums = sums if self._sums is None else self._sums + sums
         self._rows += outputs.shape[0]

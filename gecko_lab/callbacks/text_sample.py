@@ -28,7 +28,7 @@ class TextSample(Callback):
         """Sample and log."""
         board = writer(trainer)
         data: Any = getattr(trainer, "datamodule", None)
-        if board is None or data is None or trainer.sanity_checking or trainer.world_size > 1:
+        if board is None or not hasattr(data, "tokenizer") or trainer.sanity_checking or trainer.world_size > 1:
             return
         ids = [data.bos_id, *data.tokenizer.encode(self.prompt)]
         prompt = torch.tensor([ids], device=pl_module.device)

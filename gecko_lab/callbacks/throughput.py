@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from gecko_lab.runs.loops import SteppedFitLoop
+
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Most memory held at once: of the device where it is a GPU, else of this process."""
@@ -22,15 +24,17 @@ def peak_memory_bytes(device: torch.device) -> int:
 class Throughput(Callback):
     """Log how much has been read and how fast.
 
-    `tokens`, `tokens_per_second`, `model_flops_per_second` and `peak_memory_bytes`. FLOPs are counted from what each
-    component computes (`Slot.flops_per_token`), three times the forward pass for a training step; recomputation under
-    activation checkpointing is not counted as work. Validation time is left out.
+    `tokens`, `tokens_per_second`, `model_flops_per_second`, `peak_memory_bytes`, and `loader_wait`, the share of the
+    time in which training waited for data. FLOPs are counted from what each component computes
+    (`Slot.flops_per_token`), three times the forward pass for a training step; recomputation under activation
+    checkpointing is not counted as work. Validation time is left out.
     """
 
     def __init__(self) -> None:
         self.tokens = 0
         self._start: float | None = None
         self._since = 0
+        self._waited = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The tokens read, for a checkpoint."""
@@ -54,7 +58,7 @@ class Throughput(Callback):
         pl_module.log("tokens", torch.tensor(self.tokens, dtype=torch.float64))
         now = time.perf_counter()
         if self._start is None:  # the first batch of an interval only starts the clock
-            self._start, self._since = now, 0
+            self._restart(trainer, now)
             return
         self._since += count
         if now == self._start:
@@ -64,5 +68,13 @@ class Throughput(Callback):
         network: Any = pl_module.network
         pl_module.log("model_flops_per_second", 3 * network.flops_per_token(width - 1) * speed)
         pl_module.log("peak_memory_bytes", float(peak_memory_bytes(pl_module.device)))
+        if isinstance(trainer.fit_loop, SteppedFitLoop):
+            waited = trainer.fit_loop.epoch_loop.seconds_waited - self._waited
+            pl_module.log("loader_wait", waited / (now - self._start))
         if now - self._start > 10:
-            self._start, self._since = now, 0
+            self._restart(trainer, now)
+
+    def _restart(self, trainer: Trainer, now: float) -> None:
+        self._start, self._since = now, 0
+        if isinstance(trainer.fit_loop, SteppedFitLoop):
+            self._waited = trainer.fit_loop.epoch_loop.seconds_waited

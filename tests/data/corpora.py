@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from gecko_lab.data.tokenizers import ByteTokenizer
+from gecko_lab.data.tokenizers.base import Ids, as_bytes
 
 WORDS = [
     "the",
@@ -53,3 +60,14 @@ def train_sentencepiece(path: Path, bos_id: int) -> Path:
     )
     path.write_bytes(model.getvalue())
     return path
+
+
+class TroubledTokenizer(ByteTokenizer):
+    """The byte tokenizer, but for texts that stop it: one waits for ever at `PAUSE`, one dies at `DIE`."""
+
+    def encode_batch(self, texts: Sequence[str | bytes]) -> list[Ids]:
+        if any(b"PAUSE" in as_bytes(text) for text in texts):
+            time.sleep(600)
+        if any(b"DIE" in as_bytes(text) for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_batch(texts)

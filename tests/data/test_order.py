@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
-from gecko_lab.data.order import OrderSampler, SampleOrder, ShuffledOrder, SpreadOrder
+from gecko_lab.data.order import EvaluationSampler, SampleOrder, ShuffledOrder, SpreadOrder, TrainingSampler
 
 
 def epoch(order: SampleOrder, number: int) -> list[int]:
-    return order.indices(number, 0, len(order)).tolist()
+    return order.indices(number * len(order), (number + 1) * len(order)).tolist()
 
 
 @pytest.mark.parametrize("counts", [[7], [5, 5, 5, 3], [0, 4, 0], [1] * 40, [13, 0, 11, 12, 1]])
@@ -22,16 +20,14 @@ def test_every_epoch_is_a_permutation(counts: list[int], window: int) -> None:
 
 def test_position_alone_decides() -> None:
     order = ShuffledOrder([13, 0, 11, 12, 1], seed=3, window=2)
-    expected = {number: epoch(order, number) for number in range(3)}
-    assert len({tuple(indices) for indices in expected.values()}) == 3
-    for number, start in itertools.product([2, 0, 1], [36, 0, 12, 5]):
-        for stop in (start, start + 1, 37):
+    expected = [index for number in range(3) for index in epoch(order, number)]
+    assert len({tuple(expected[start : start + 37]) for start in (0, 37, 74)}) == 3
+    for start in [80, 0, 36, 37, 12, 5]:
+        for stop in (start, start + 1, 90, 111):
             fresh = ShuffledOrder([13, 0, 11, 12, 1], seed=3, window=2)
-            assert fresh.indices(number, start, stop).tolist() == expected[number][start:stop]
-            assert order.indices(number, start, stop).tolist() == expected[number][start:stop]
-    assert epoch(ShuffledOrder([13, 0, 11, 12, 1], seed=4, window=2), 0) != expected[0]
-    with pytest.raises(IndexError):
-        order.indices(0, 30, 38)
+            assert fresh.indices(start, stop).tolist() == expected[start:stop]
+            assert order.indices(start, stop).tolist() == expected[start:stop]
+    assert epoch(ShuffledOrder([13, 0, 11, 12, 1], seed=4, window=2), 0) != expected[:37]
 
 
 def test_order_never_changes() -> None:
@@ -53,24 +49,31 @@ def test_spread(count: int, limit: int | None, expected: list[int]) -> None:
     assert epoch(SpreadOrder(count, limit), 1) == expected
 
 
-@pytest.mark.parametrize("drop_last", [True, False])
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
-def test_ranks_share_each_global_batch(num_replicas: int, drop_last: bool) -> None:
+@pytest.mark.parametrize("position", [0, 8, 96, 107, 1000])
+def test_ranks_share_each_global_batch_from_the_position_on(num_replicas: int, position: int) -> None:
     order = ShuffledOrder([50, 57], seed=0)
-    global_batch = 8
-    size = global_batch // num_replicas
+    size = 8 // num_replicas
     samplers = [
-        OrderSampler(order, batch_size=size, num_replicas=num_replicas, rank=rank, drop_last=drop_last)
+        TrainingSampler(order, batch_size=size, num_replicas=num_replicas, rank=rank, position=lambda: position)
         for rank in range(num_replicas)
     ]
-    for number in range(2):
-        shares = []
-        for sampler in samplers:
-            sampler.set_epoch(number)
-            samples = list(sampler)
-            assert len(samples) == len(sampler)
-            shares.append([samples[i : i + size] for i in range(0, len(samples), size)])
-        assert len({len(share) for share in shares}) == 1, "ranks take different numbers of steps"
-        together = [i for step in zip(*shares, strict=True) for part in step for i in part]
-        kept = 104 if drop_last else 107 - 107 % num_replicas
-        assert together == epoch(order, number)[:kept]
+    assert all(len(sampler) == 104 // num_replicas for sampler in samplers)
+    shares = [iter(sampler) for sampler in samplers]
+    together = [next(share) for _ in range(30) for share in shares for _ in range(size)]
+    assert together == order.indices(position, position + 240).tolist()
+
+
+@pytest.mark.parametrize("count", [0, 3, 8, 107])
+@pytest.mark.parametrize("num_replicas", [1, 2, 4])
+def test_ranks_share_one_pass(count: int, num_replicas: int) -> None:
+    order = SpreadOrder(count)
+    size = 8 // num_replicas
+    shares = []
+    for rank in range(num_replicas):
+        sampler = EvaluationSampler(order, batch_size=size, num_replicas=num_replicas, rank=rank)
+        shares.append([list(sampler)[i : i + size] for i in range(0, len(sampler), size)])
+        assert sum(map(len, shares[-1])) == len(list(sampler)) == len(sampler)
+    assert len({len(share) for share in shares}) == 1, "ranks take different numbers of steps"
+    together = [i for step in zip(*shares, strict=True) for part in step for i in part]
+    assert together == list(range(count - count % num_replicas))

@@ -3,27 +3,38 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import litdata
 import numpy as np
 import pytest
+from litdata.streaming import dataset as litdata_dataset
 
-from gecko_lab.data import preparation, storage
+from gecko_lab.data import parts, pool, preparation, storage
 from gecko_lab.data.dataset import TokenDataset
 from gecko_lab.data.errors import DataError
 from gecko_lab.data.preparation import Preparation
+from gecko_lab.data.sources import SourceFile
 from gecko_lab.data.split import TRAIN, VALIDATION
-from gecko_lab.data.tokenizers import build_tokenizer
+from gecko_lab.data.tokenizers import Tokenizer, build_tokenizer
+from tests.data.corpora import TroubledTokenizer, words
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def prepare(sources: str | list[str], folder: Path | None, tokenizer: str = "bytes", **options: Any) -> TokenDataset:
+def prepare(
+    sources: str | list[str], folder: Path | None, tokenizer: str | Tokenizer = "bytes", **options: Any
+) -> TokenDataset:
     place = None if folder is None else str(folder)
-    return Preparation(sources, build_tokenizer(tokenizer), folder=place, **options).run(progress=False)
+    tokenizer = build_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    return Preparation(sources, tokenizer, **{"folder": place, "num_workers": 1, **options}).run(progress=False)
 
 
 def texts(dataset: TokenDataset, split: str) -> list[bytes]:
@@ -31,14 +42,46 @@ def texts(dataset: TokenDataset, split: str) -> list[bytes]:
 
 
 def stream(dataset: TokenDataset, split: str) -> list[int]:
-    return [int(i) for chunk in storage.read_chunks(dataset.folder / split) for i in chunk]
+    tokens = dataset.stream(split)
+    return tokens.read(0, len(tokens)).tolist()
+
+
+def content(folder: Path | str) -> dict[str, Any]:
+    """Every file of a dataset, the time that preparing took apart."""
+    files: dict[str, Any] = {
+        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+    manifest = json.loads(files["manifest.json"])
+    del manifest["seconds"]
+    return {**files, "manifest.json": manifest}
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks so short that documents go on from one to the next."""
     monkeypatch.setattr(storage, "_SLAB_TOKENS", 256)
-    monkeypatch.setattr(storage, "_CHUNK_TOKENS", 1024)
+    monkeypatch.setattr(storage, "_CHUNK_SLABS", 4)
+
+
+@pytest.fixture
+def a_part_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is a part of its own."""
+    monkeypatch.setattr(parts, "_MIN_PART_BYTES", 1)
+    monkeypatch.setattr(parts, "_MAX_PART_BYTES", 1)
+
+
+@pytest.fixture
+def prepared_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first file of each part that is prepared in this process, in order."""
+    found: list[str] = []
+    whole = pool.prepare_part
+
+    def counted(part: parts.Part, *arguments: Any) -> None:
+        found.append(Path(part.files[0].location).name)
+        whole(part, *arguments)
+
+    monkeypatch.setattr(pool, "prepare_part", counted)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["bytes", "byte_level_file", "sentencepiece_file", "tiktoken_file"])
@@ -59,7 +102,7 @@ def test_documents_stand_back_to_back(corpus: Path, tmp_path: Path, kind: str, r
         found += documents
     assert set(found) == originals
     assert len(found) == len(originals) == 40
-    assert dataset.manifest["empty_documents"] == 1
+    assert dataset.manifest["skipped"]["counts"] == {"empty file": 1}
 
 
 def test_split_is_by_document(corpus: Path, tmp_path: Path) -> None:
@@ -118,14 +161,43 @@ def test_named_folder_that_holds_something_else(corpus: Path, tmp_path: Path) ->
 
 def test_sources_without_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"")
-    with pytest.raises(DataError, match="hold no text to train on"):
-        prepare(str(tmp_path / "a.txt"), tmp_path / "tokens")
-    assert sorted(os.listdir(tmp_path)) == [".tokens.lock", "a.txt"]
+    (tmp_path / "b.jsonl").write_text('{"body": "x"}\n{"body": "y"}\n')
+    with pytest.raises(DataError, match="2 files hold no text to train on") as raised:
+        prepare(str(tmp_path), tmp_path / "out" / "tokens")
+    assert "1 empty file, 2 missing text field" in str(raised.value)
+    assert "The fields are 'body'; name the one with the text by text_field" in str(raised.value)
+    assert os.listdir(tmp_path / "out") == [".tokens.lock"]
 
 
-def test_failure_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
-    (corpus / "zz.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"zz\.jsonl, line 1"):
+def test_bad_input_is_told_and_strict_stops(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus / "zz.jsonl").write_text('{"text": "good"}\n{')
+    with pytest.raises(DataError, match=r"empty\.txt: the file is empty. Preparing is strict"):
+        prepare(str(corpus), tmp_path / "out" / "tokens", strict=True)
+    assert os.listdir(tmp_path / "out") == [".tokens.lock"]
+    (corpus / "empty.txt").unlink()
+    with pytest.raises(DataError, match=r"zz\.jsonl, line 2: not JSON"):
+        prepare(str(corpus), tmp_path / "out" / "tokens", strict=True)
+    dataset = prepare(str(corpus), tmp_path / "out" / "tokens")
+    assert dataset.manifest["skipped"]["counts"] == {"broken JSON": 1}
+    (first,) = dataset.manifest["skipped"]["first"]
+    assert (first["file"], first["line"], first["reason"]) == (str(corpus / "zz.jsonl"), 2, "broken JSON")
+    told = capsys.readouterr().err
+    assert "skipped    1 broken JSON\n" in told
+    assert f"{corpus}/zz.jsonl, line 2: not JSON" in told
+    assert prepare(str(corpus), tmp_path / "out" / "tokens", strict=True) == dataset, "strict is not part of the key"
+
+
+@pytest.mark.usefixtures("a_part_each")
+def test_file_that_changes_before_the_end(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pool.prepare_part
+
+    def changed(part: parts.Part, *arguments: Any) -> None:
+        whole(part, *arguments)
+        if part.number == 9:
+            (corpus / "00.txt").write_text("something else")
+
+    monkeypatch.setattr(pool, "prepare_part", changed)
+    with pytest.raises(DataError, match=r"00\.txt was changed while it was prepared"):
         prepare(str(corpus), tmp_path / "out" / "tokens")
     assert os.listdir(tmp_path / "out") == [".tokens.lock"]
 
@@ -135,42 +207,253 @@ def test_folder_that_cannot_be_written(corpus: Path) -> None:
         prepare(str(corpus), Path("/proc/tokens"))
 
 
-KILLED = """
-import sys, time
-from gecko_lab.data import preparation
-from gecko_lab.data.tokenizers import build_tokenizer
-whole = preparation._SplitWriter.close
-def slow(self):
-    result = whole(self)
-    print("writing", flush=True)
-    time.sleep(60)
-    return result
-preparation._SplitWriter.close = slow
-preparation.Preparation(sys.argv[1], build_tokenizer("bytes"), folder=sys.argv[2]).run(False)
+def test_opening_writes_nothing(corpus: Path, tmp_path: Path) -> None:
+    dataset = prepare(str(corpus), tmp_path / "out" / "tokens")
+    (tmp_path / "out" / ".tokens.lock").unlink()
+    times = {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]}
+    assert prepare(str(corpus), tmp_path / "out" / "tokens") == dataset
+    assert {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]} == times
+
+
+def test_litdata_reads_a_split(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(litdata_dataset, "_check_version_and_prompt_upgrade", lambda version: None)  # asks an index
+    dataset = prepare(str(corpus), tmp_path / "tokens")
+    theirs = litdata.StreamingDataset(str(tmp_path / "tokens" / TRAIN), item_loader=litdata.TokensLoader(16))
+    expected = stream(dataset, TRAIN)
+    assert len(theirs) == len(expected) // 16 > 10
+    assert [i for block in range(len(theirs)) for i in theirs[block].tolist()] == expected[: 16 * len(theirs)]
+
+
+def test_files_are_grouped_in_order_by_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parts, "_MIN_PART_BYTES", 100)
+    monkeypatch.setattr(parts, "_MAX_PART_BYTES", 200)
+    sizes = [60, 60, 60, 300, 10, 10, 150, 40]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number}.txt").write_bytes(b"x" * size)
+    files = Preparation(str(tmp_path), build_tokenizer("bytes"), folder=str(tmp_path / "x")).files
+    assert [[f.size for f in part.files] for part in parts.group_files(files)] == [
+        [60, 60],
+        [60],
+        [300],
+        [10, 10, 150],
+        [40],
+    ]
+
+
+@pytest.mark.usefixtures("a_part_each")
+def test_same_bytes_for_any_number_of_workers(
+    corpus: Path, tmp_path: Path, byte_level_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_files(corpus, "zz.txt", "nothing")
+    (corpus / "empty.txt").write_bytes(b"")
+    (corpus / "zz.jsonl").write_text('{"text": "good <s>"}\n{\n{}\n{"text": ""}')
+    (corpus / "xx.txt").write_bytes(b"a\xff")
+    one = prepare(str(corpus), tmp_path / "one", str(byte_level_file), validation_fraction=0.3)
+    three = prepare(str(corpus), tmp_path / "three", str(byte_level_file), validation_fraction=0.3, num_workers=3)
+    assert content(one.folder) == content(three.folder)
+    assert one.manifest["skipped"]["counts"] == {"broken JSON": 1, "empty file": 1, "missing text field": 1}
+    assert one.manifest["replaced"]["counts"] == {"undecodable bytes": 1}
+    monkeypatch.setattr(parts, "_MAX_PART_BYTES", 1 << 30)
+    monkeypatch.setattr(parts, "_MIN_PART_BYTES", 1 << 30)
+    whole = prepare(str(corpus), tmp_path / "whole", str(byte_level_file), validation_fraction=0.3)
+    assert [stream(whole, split) for split in (TRAIN, VALIDATION)] == [stream(one, s) for s in (TRAIN, VALIDATION)]
+    assert whole.manifest["splits"] == one.manifest["splits"], "the grouping of files shows in the content hash"
+
+
+@pytest.mark.parametrize("num_files", [1, 2, 3])
+@pytest.mark.usefixtures("a_part_each")
+def test_split_is_repaired_over_parts(tmp_path: Path, num_files: int, prepared_parts: list[str]) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(num_files):
+        (folder / f"{number}.txt").write_text(words(number))
+    dataset = prepare(str(folder), tmp_path / "tokens", validation_fraction=0.001)
+    assert dataset.num_tokens(VALIDATION) > 0
+    assert len(prepared_parts) == num_files + 1, "a part whose documents stay was prepared again"
+    together = sorted(texts(dataset, TRAIN) + texts(dataset, VALIDATION))
+    if num_files > 1:
+        assert together == sorted(path.read_bytes() for path in folder.iterdir())
+        assert dataset.manifest["splits"][VALIDATION]["documents"] == 1
+
+
+SCRIPT = """
+import sys
+from gecko_lab.data import parts
+from gecko_lab.data.errors import DataError
+from gecko_lab.data.preparation import Preparation
+from tests.data.corpora import TroubledTokenizer
+parts._MIN_PART_BYTES = parts._MAX_PART_BYTES = 1
+try:
+    options = {"folder": sys.argv[2], "validation_fraction": 0.5, "num_workers": 2}
+    Preparation(sys.argv[1], TroubledTokenizer(), **options).run(False)
+except DataError as error:
+    sys.exit(str(error))
 """
 
 
-def test_killed_preparation_leaves_nothing_under_the_name(corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(corpus), str(tmp_path / "out" / "tokens")]
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "writing\n"
-        process.send_signal(signal.SIGKILL)
-    assert sorted(os.listdir(tmp_path / "out")) == [".tokens.lock", ".tokens.partial"]
-    assert prepare(str(corpus), tmp_path / "out" / "tokens").num_tokens(TRAIN) > 0
+def start(corpus: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(corpus), str(folder)]
+    return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+
+def few_files(corpus: Path, troubled: str, word: str) -> int:
+    """Leaves six files of text, one of which holds the word."""
+    for path in sorted(corpus.rglob("*.txt"))[5:]:
+        path.unlink()
+    (corpus / troubled).write_text(f"this is where it ends: {word}")
+    return 6
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+
+
+def finished(folder: Path) -> list[Path]:
+    return sorted(folder.parent.glob(f".{folder.name}.partial/part-??????"))
+
+
+def is_running(process_group: int) -> bool:
+    try:
+        os.killpg(process_group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.usefixtures("a_part_each")
+def test_next_run_goes_on_where_one_was_stopped(
+    corpus: Path, tmp_path: Path, prepared_parts: list[str], end: signal.Signals
+) -> None:
+    folder = tmp_path / "out" / "tokens"
+    num_files = few_files(corpus, "zz.txt", "PAUSE")
+    with start(corpus, folder) as process:
+        wait_for(lambda: len(finished(folder)) == num_files - 1, process)
+        if end == signal.SIGKILL:
+            process.kill()  # the parent alone: its workers notice
+        else:
+            os.killpg(process.pid, end)  # as Ctrl-C in a terminal
+        assert process.stderr is not None
+        told = process.stderr.read()  # ends when all of them are gone
+    while is_running(process.pid):
+        time.sleep(0.05)
+    assert told.count("Traceback") <= 1, "a worker complains"
+    assert not folder.exists()
+    prepare(str(corpus), folder, validation_fraction=0.5)
+    assert prepared_parts == ["zz.txt"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".tokens.lock", "tokens"]
+    assert content(folder) == content(prepare(str(corpus), tmp_path / "never-stopped", validation_fraction=0.5).folder)
+
+
+@pytest.mark.usefixtures("a_part_each")
+def test_worker_that_dies_is_an_error_that_names_its_file(
+    corpus: Path, tmp_path: Path, prepared_parts: list[str]
+) -> None:
+    folder = tmp_path / "out" / "tokens"
+    num_files = few_files(corpus, "zz.txt", "DIE")
+    with pytest.raises(DataError, match=rf"a worker process died \(signal 9.*{corpus}/zz.txt\. The parts"):
+        prepare(str(corpus), folder, TroubledTokenizer(), num_workers=2, validation_fraction=0.5)
+    assert not folder.exists()
+    assert multiprocessing.active_children() == []
+    kept = len(finished(folder))
+    prepare(str(corpus), folder, validation_fraction=0.5)
+    assert len(prepared_parts) == num_files - kept
+    assert "zz.txt" in prepared_parts
+
+
+def run_until(call: int, corpus: Path, folder: Path) -> None:
+    """Prepares, and ends like a killed process at that call of the functions that change a folder."""
+    remaining = call
+
+    def ending(function: Callable[..., Any]) -> Callable[..., Any]:
+        def until(*arguments: Any, **options: Any) -> Any:
+            nonlocal remaining
+            remaining -= 1
+            if remaining < 0:
+                os._exit(9)
+            return function(*arguments, **options)
+
+        return until
+
+    for name in ("rename", "fsync", "unlink", "mkdir"):
+        setattr(os, name, ending(getattr(os, name)))
+    prepare(str(corpus), folder, validation_fraction=0.3)
+    os._exit(0)
+
+
+def test_killed_at_every_step(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_MIN_PART_BYTES", 2500)
+    monkeypatch.setattr(parts, "_MAX_PART_BYTES", 2500)
+    few_files(corpus, "zz.txt", "nothing")
+    (corpus / "00.txt").unlink()
+    (corpus / "02.txt").unlink()
+    expected = content(prepare(str(corpus), tmp_path / "never-killed", validation_fraction=0.3).folder)
+    context = multiprocessing.get_context("fork")
+    for call in range(1000):
+        folder = tmp_path / str(call) / "tokens"
+        process = context.Process(target=run_until, args=(call, corpus, folder))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert not folder.exists() or content(folder) == expected
+        prepare(str(corpus), folder, validation_fraction=0.3)
+        assert content(folder) == expected, f"killed at call {call}"
+    assert 20 < call < 999, call
+
+
+def test_what_another_preparation_left_is_not_used(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared_parts: list[str]
+) -> None:
+    monkeypatch.setattr(parts, "_MIN_PART_BYTES", 10_000)
+    folder = tmp_path / "out" / "tokens"
+    monkeypatch.setattr(preparation, "assemble", lambda *arguments: os.stat("/nowhere"))
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare(str(corpus), folder)
+    monkeypatch.undo()
+    assert len(finished(folder)) > 1
+    (corpus / "00.txt").write_text("something else")
+    assert b"something else" in texts(prepare(str(corpus), folder, validation_fraction=0.0), TRAIN)
     assert sorted(os.listdir(tmp_path / "out")) == [".tokens.lock", "tokens"]
 
 
-def prepare_in_process(corpus: Path, folder: Path, results: Any) -> None:
-    whole = preparation._SplitWriter.close
+def prepare_on_a_small_disk(corpus: Path, folder: Path, num_workers: int, results: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a longer file cannot be written
+    try:
+        prepare(str(corpus), folder, num_workers=num_workers)
+    except DataError as error:
+        results.put(str(error))
+    except BaseException as error:
+        results.put(repr(error))
 
-    def slow(self: Any) -> Any:
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.usefixtures("a_part_each")
+def test_full_disk(corpus: Path, tmp_path: Path, num_workers: int) -> None:
+    folder = tmp_path / "out" / "tokens"
+    few_files(corpus, "zz.txt", "long " * 20_000)
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    process = context.Process(target=prepare_on_a_small_disk, args=(corpus, folder, num_workers, results))
+    process.start()
+    message = results.get()
+    process.join()
+    assert "out/tokens cannot be written: [Errno 27] File too large" in message
+    assert not folder.exists()
+    assert prepare(str(corpus), folder).num_tokens(TRAIN) > 0
+
+
+def prepare_in_process(corpus: Path, folder: Path, results: Any) -> None:
+    whole = preparation.assemble
+
+    def slow(*arguments: Any) -> Any:
         results.put("prepared")
         time.sleep(0.2)
-        return whole(self)
+        return whole(*arguments)
 
-    preparation._SplitWriter.close = slow  # type: ignore[method-assign]
+    preparation.assemble = slow
     results.put(prepare(str(corpus), folder).manifest)
 
 
@@ -182,21 +465,33 @@ def test_processes_prepare_the_same_once(corpus: Path, tmp_path: Path) -> None:
     ]
     for process in processes:
         process.start()
-    found = [results.get() for _ in range(5)]
+    found = [results.get() for _ in range(4)]
     for process in processes:
         process.join()
-    assert found.count("prepared") == 2, "each of the two splits must be written once"
+    assert found.count("prepared") == 1
     manifests = [manifest for manifest in found if manifest != "prepared"]
     assert manifests == [manifests[0]] * 3
+
+
+def test_default_num_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for num_bytes, expected in ((1, 1), (255 << 20, 1), (300 << 20, 2), (700 << 20, 3), (1 << 40, 8)):
+        file = SourceFile("a.txt", ".txt", "a.txt", num_bytes, "")
+        assert pool.default_num_workers([parts.Part(0, (file,))]) == expected
+
+
+def test_number_of_workers_out_of_range(corpus: Path) -> None:
+    with pytest.raises(DataError, match="num_workers must be at least 1, not 0"):
+        prepare(str(corpus), None, num_workers=0)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "manifest.json cannot be read"),
+        ("{", "manifest.json is damaged"),
         ("[]", "another program's"),
         ('{"format": "gecko-lab-tokens", "format_version": 0}', "was prepared in format 0"),
-        ('{"format": "gecko-lab-tokens", "format_version": 1}', "manifest.json is damaged"),
+        ('{"format": "gecko-lab-tokens", "format_version": 2}', "manifest.json is damaged"),
     ],
 )
 def test_damaged_manifest(corpus: Path, tmp_path: Path, content: str, message: str) -> None:

@@ -1,74 +1,74 @@
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gecko_lab.data import storage
 from gecko_lab.data.errors import DataError
-from gecko_lab.data.storage import TokenBlocks, TokenWriter, read_chunks, storage_dtype
+from gecko_lab.data.storage import TokenWriter, storage_dtype
 
 
-@pytest.fixture
-def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """The tokens of `tmp_path/tokens`: 4 chunks of 64 tokens and one of 44."""
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 4 items of 16 tokens, so that documents go on from one to the next."""
     monkeypatch.setattr(storage, "_SLAB_TOKENS", 16)
-    monkeypatch.setattr(storage, "_CHUNK_TOKENS", 64)
-    tokens = np.random.default_rng(0).integers(0, 60_000, size=300)
-    writer = TokenWriter(tmp_path / "tokens", storage_dtype(60_000))
-    for piece in np.split(tokens, [1, 1, 7, 90, 91, 250]):
-        writer.add(piece)
+    monkeypatch.setattr(storage, "_CHUNK_SLABS", 4)
+
+
+def write(folder: Path, documents: list[np.ndarray], vocab_size: int = 60_001) -> TokenWriter:
+    writer = TokenWriter(folder, storage_dtype(vocab_size), bos_id=vocab_size - 1)
+    for document in documents:
+        writer.add(document)
     writer.close()
-    assert writer.num_tokens == 300
-    return tokens
+    return writer
 
 
-def test_stream_comes_back(stream: np.ndarray, tmp_path: Path) -> None:
-    chunks = list(read_chunks(tmp_path / "tokens"))
-    assert [len(chunk) for chunk in chunks] == [64, 64, 64, 64, 44]
-    assert np.array_equal(np.concatenate(chunks), stream)
-    assert chunks[0].dtype == np.uint16
+def stored_tokens(writer: TokenWriter, dtype: Any) -> list[np.ndarray]:
+    """The tokens of each chunk, read by the layout that the format promises."""
+    found = []
+    for chunk in writer.chunks:
+        content = (writer.folder / chunk.entry["filename"]).read_bytes()
+        num_items = int(np.frombuffer(content, np.uint32, 1)[0])
+        offsets = np.frombuffer(content, np.uint32, num_items + 1, 4)
+        assert offsets[0] == 4 * (num_items + 2)
+        assert offsets[-1] == len(content) == chunk.entry["chunk_bytes"]
+        assert hashlib.blake2b(content, digest_size=16).hexdigest() == chunk.checksum
+        found.append(np.frombuffer(content, dtype, offset=int(offsets[0])))
+        assert len(found[-1]) == chunk.entry["dim"]
+    return found
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 16, 44, 50, 64])
-def test_blocks(stream: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_size: int) -> None:
-    monkeypatch.setattr(storage, "_MAX_OPEN_CHUNKS", 2)
-    blocks = TokenBlocks(tmp_path / "tokens", block_size)
-    expected = [
-        stream[start + i : start + i + block_size]
-        for start in range(0, 300, 64)
-        for i in range(0, min(64, 300 - start) - block_size + 1, block_size)
-    ]
-    assert len(blocks) == len(expected) == sum(blocks.blocks_per_chunk)
-    indices = np.random.default_rng(1).permutation(len(blocks)).tolist()
-    batch = blocks.__getitems__(indices)
-    assert batch.dtype == torch.int64
-    assert torch.equal(batch, torch.from_numpy(np.stack([expected[i] for i in indices])))
-    copy = pickle.loads(pickle.dumps(blocks))
-    assert torch.equal(copy[len(blocks) - 1], batch[indices.index(len(blocks) - 1)])
-    with pytest.raises(IndexError):
-        blocks[len(blocks)]
+@given(lengths=st.lists(st.integers(0, 150), max_size=8))
+def test_stream_comes_back(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]) -> None:
+    documents = [np.random.default_rng(i).integers(0, 60_000, size=n) for i, n in enumerate(lengths)]
+    writer = write(tmp_path_factory.mktemp("stream") / "tokens", documents)
+    expected = [i for document in documents for i in (60_000, *document.tolist())]
+    chunks = stored_tokens(writer, np.uint16)
+    assert [i for chunk in chunks for i in chunk.tolist()] == expected
+    assert all(len(chunk) == 64 for chunk in chunks[:-1])
+    assert writer.lengths.tolist() == [n + 1 for n in lengths]
+    assert writer.num_tokens == len(expected)
 
 
-def test_litdata_reads_it(stream: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import litdata
-    from litdata.streaming import dataset
-
-    monkeypatch.setattr(dataset, "_check_version_and_prompt_upgrade", lambda version: None)  # asks the package index
-    theirs = litdata.StreamingDataset(str(tmp_path / "tokens"), item_loader=litdata.TokensLoader(block_size=16))
-    ours = TokenBlocks(tmp_path / "tokens", 16)
-    assert len(theirs) == len(ours)
-    assert all(np.array_equal(theirs[i], ours[i]) for i in range(len(ours)))
+def test_names_of_parts_differ(tmp_path: Path) -> None:
+    writer = TokenWriter(tmp_path / "tokens", np.dtype(np.uint16), bos_id=9, part=7)
+    writer.add(np.arange(200))
+    writer.close()
+    assert [chunk.entry["filename"] for chunk in writer.chunks] == [f"chunk-7-{i}.bin" for i in range(4)]
+    assert writer.config is not None
+    assert writer.config["item_loader"] == "TokensLoader"
 
 
 def test_empty_stream(tmp_path: Path) -> None:
-    TokenWriter(tmp_path / "tokens", storage_dtype(257)).close()
-    assert len(TokenBlocks(tmp_path / "tokens", 4)) == 0
-    assert list(read_chunks(tmp_path / "tokens")) == []
+    writer = write(tmp_path / "tokens", [])
+    assert (writer.chunks, writer.config, list((tmp_path / "tokens").iterdir())) == ([], None, [])
 
 
 def test_storage_dtype() -> None:
@@ -76,34 +76,31 @@ def test_storage_dtype() -> None:
 
 
 def test_large_ids(tmp_path: Path) -> None:
-    writer = TokenWriter(tmp_path / "tokens", storage_dtype(200_000))
-    writer.add(np.array([0, 65_536, 199_999]))
-    writer.close()
-    assert TokenBlocks(tmp_path / "tokens", 3)[0].tolist() == [0, 65_536, 199_999]
+    writer = write(tmp_path / "tokens", [np.array([0, 65_536])], vocab_size=200_000)
+    assert stored_tokens(writer, np.int32)[0].tolist() == [199_999, 0, 65_536]
 
 
-def test_damage_is_named(stream: np.ndarray, tmp_path: Path) -> None:
-    folder = tmp_path / "tokens"
-    chunk = folder / json.loads((folder / "index.json").read_text())["chunks"][1]["filename"]
-    blocks = TokenBlocks(folder, 16)
-    content = chunk.read_bytes()
-    chunk.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=f"{chunk.name} has {len(content) - 1} bytes"):
-        TokenBlocks(folder, 16)
-    chunk.unlink()
-    with pytest.raises(DataError, match=f"{chunk.name} is missing"):
-        TokenBlocks(folder, 16)
-    with pytest.raises(DataError, match=f"{chunk.name} has disappeared"):
-        blocks[4]
-    for index in ("", "{}", '{"chunks": 1}', '{"chunks": [{}]}'):
-        (folder / "index.json").write_text(index)
-        with pytest.raises(DataError, match="not a readable LitData index"):
-            TokenBlocks(folder, 16)
-
-
-def test_writer_that_lost_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = TokenWriter(tmp_path / "tokens", storage_dtype(257))
-    writer.add(np.arange(10))
+def test_writer_that_lost_tokens(tmp_path: Path) -> None:
+    writer = TokenWriter(tmp_path / "tokens", storage_dtype(257), bos_id=256)
+    writer.add(np.arange(9))
     writer.num_tokens += 1
     with pytest.raises(DataError, match="10 of 11 tokens"):
         writer.close()
+
+
+def test_file_that_is_shorter_than_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = storage._checksum_of_synced
+
+    def shortened(path: Path) -> str:
+        checksum = synced(path)
+        path.write_bytes(path.read_bytes()[:-1])
+        return checksum
+
+    monkeypatch.setattr(storage, "_checksum_of_synced", shortened)
+    with pytest.raises(DataError, match="tokens were written; run again"):
+        write(tmp_path / "tokens", [np.arange(100)])
+
+
+def test_entries_are_plain(tmp_path: Path) -> None:
+    writer = write(tmp_path / "tokens", [np.arange(100)])
+    assert json.loads(json.dumps([chunk.entry for chunk in writer.chunks])) == [c.entry for c in writer.chunks]
