@@ -17,6 +17,9 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 _NETWORK = "--model.network"
 _GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary", "stability", "norms")
 DEFAULT_MODULE = "LanguageModel"
+_MOST_VALUES = 100_000
+# PyYAML lets through what its constructors stumble over: `!!bool maybe`, `2001-99-99`.
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 @dataclass
@@ -110,20 +113,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except _NOT_YAML as error:
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if settings is None:
         return {}
     if not isinstance(settings, dict):
         raise ConfigurationError(f"{path}: expected keys and values, found {type(settings).__name__}")
+    _check_plain(settings, str(path))
     return settings
 
 
 def _read_value(text: str, flag: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = yaml.safe_load(text)
+    except _NOT_YAML as error:
         raise ConfigurationError(f"{flag}: {text!r} is not a YAML value") from error
+    _check_plain(value, flag)
+    return value
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """Refuse what cannot be a setting: dates, bytes, aliases that stand for millions of values or for themselves."""
+    pending, count = [value], 0
+    while pending:
+        one = pending.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ConfigurationError(f"{where}: more than {_MOST_VALUES:,} values, its aliases written out")
+        if isinstance(one, dict):
+            pending += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            pending += one
+        elif not isinstance(one, str | int | float | None):
+            raise ConfigurationError(f"{where}: {str(one)!r} is a {type(one).__name__}; text needs quotes")
 
 
 def _nested(path: str, value: Any) -> Any:

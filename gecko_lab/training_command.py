@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -25,6 +26,7 @@ from gecko_lab.data.text import TextDataModule
 from gecko_lab.errors import ConfigurationError, UserError
 from gecko_lab.modules import MODULES, find_module
 from gecko_lab.parser import HintingMixin, one_line
+from gecko_lab.runs import loops, restoring
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder, check_readable, step_of
 from gecko_lab.runs.checkpoint_io import DirectCheckpointIO
 from gecko_lab.runs.checkpoints import Checkpoints, cannot_write
@@ -32,7 +34,6 @@ from gecko_lab.runs.event_files import StepTensorBoardLogger, keep_until
 from gecko_lab.runs.exact_resume import ExactResume
 from gecko_lab.runs.files import write_yaml
 from gecko_lab.runs.folder import CONFIG_FILE, RunFolder, find_place, numbered
-from gecko_lab.runs.loops import install
 from gecko_lab.runs.metrics_log import MetricsLog
 from gecko_lab.runs.record import Record
 from gecko_lab.runs.signals import Interrupted
@@ -192,7 +193,8 @@ class TrainingCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             raise ConfigurationError(f"trainer: {one_line(str(error))}") from error
-        install(trainer)
+        loops.install(trainer)
+        restoring.install(trainer)
         return trainer
 
 
@@ -231,11 +233,14 @@ def _as_user_error(error: BaseException, place: Place) -> BaseException:
     """The one message for what Lightning, PyTorch and the disk say about a user's mistake; else the error itself."""
     if isinstance(error, MisconfigurationException):
         return ConfigurationError(one_line(str(error)))
-    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        return ConfigurationError(f"--ckpt_path: the checkpoint is of another network: {one_line(str(error))[:300]}")
-    storage = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-    if isinstance(error, OSError) and error.errno in storage and place.path is not None:
-        return cannot_write(place.path, error)
+    if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+        return KeyboardInterrupt()  # Lightning has made an exit code of it
+    if isinstance(error, OSError) and place.path is not None:
+        storage = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
+        named = Path(os.fsdecode(error.filename or "/")).absolute()
+        inside = named.is_relative_to(place.path.absolute())
+        if error.errno in storage or inside:
+            return cannot_write(place.path, error)
     return error
 
 

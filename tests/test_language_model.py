@@ -212,7 +212,7 @@ def test_fit_validates_every_so_many_steps_where_the_batch_is_in_tokens(folder: 
 
 def test_fit_takes_as_many_tokens_in_each_step(folder: Path, data: TextDataModule) -> None:
     epoch = len(data.train_dataloader())
-    batches = next(count for count in range(3, epoch) if epoch % count)  # accumulated; a pass is no whole number of them
+    batches = next(count for count in range(3, epoch) if epoch % count)  # a pass is no whole number
     options = {"trainer__max_steps": epoch // batches + 2, "trainer__limit_val_batches": 0}
     done = run_tiny("fit", folder, "whole", model__optimizer__batch_tokens=batches * TOKENS_PER_BATCH, **options)
     assert column(done, "tokens") == [batches * TOKENS_PER_BATCH * (n + 1) for n in range(epoch // batches + 2)]

@@ -63,4 +63,4 @@ def _rows(reader: Reader, num_workers: int) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def _digest(row: npt.NDArray[np.int64]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(row), digest_size=16).digest()
+    return hashlib.blake2b(row.tobytes(), digest_size=16).digest()

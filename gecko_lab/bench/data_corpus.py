@@ -43,7 +43,7 @@ class Corpus:
 
     def describe(self) -> dict[str, Any]:
         """For JSON."""
-        files = list(self.train_folder.glob("*.bin"))
+        files = list(self.train_folder.glob("chunk-*.bin"))
         return {
             "tokens": len(self.stream),
             "token_dtype": self.dataset.manifest["token_dtype"],

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+from litdata import StreamingDataLoader, StreamingDataset, TokensLoader
 from torch import Tensor
 
 from gecko_lab.bench.data_corpus import TOKENIZER, Corpus
@@ -43,7 +44,9 @@ class Reader(ABC):
 
     @abstractmethod
     def batches(self, num_workers: int) -> Iterator[Tensor]:
-        """Begin a pass: opens the dataset anew and gives int64 `[B, L + 1]`, the last perhaps with fewer rows.
+        """One pass: opens the dataset anew and gives int64 `[B, L + 1]`.
+
+        The last batch may have fewer rows, or go on into the next pass.
 
         Args:
             num_workers: processes that load; 0 = this one.
@@ -51,7 +54,7 @@ class Reader(ABC):
 
 
 class OurReader(Reader):
-    """`TextDataModule`, with an order that goes on after the pass."""
+    """The loader of `TextDataModule`."""
 
     name = "gecko-lab"
 
@@ -74,7 +77,8 @@ class OurReader(Reader):
     def batches(self, num_workers: int) -> Iterator[Tensor]:
         datamodule = self.datamodule(num_workers)
         datamodule.setup()
-        for batch in datamodule.train_dataloader():
+        num_batches = -(-len(self.starts) // self.batch_size)
+        for batch in islice(datamodule.train_dataloader(), num_batches):  # the order of the samples has no end
             yield batch["tokens"]
 
 
@@ -90,17 +94,25 @@ class LitDataReader(Reader):
         return np.concatenate([np.arange(begin, end - width + 1, width) for begin, end in chunks])
 
     def batches(self, num_workers: int) -> Iterator[Tensor]:
-        from litdata import StreamingDataLoader, StreamingDataset, TokensLoader
-
+        item_loader = TokensLoader(block_size=self.sequence_length + 1)
+        item_loader.close = _stay_mapped
         with without_version_check():
             dataset: Any = StreamingDataset(
                 str(self.corpus.train_folder),
-                item_loader=TokensLoader(block_size=self.sequence_length + 1),
+                item_loader=item_loader,
                 shuffle=True,
                 drop_last=False,
             )
         for batch in StreamingDataLoader(dataset, batch_size=self.batch_size, num_workers=num_workers):
             yield batch.long()  # it gives the type on disk, and embeddings take int64
+
+
+def _stay_mapped(chunk_index: int) -> None:
+    """Instead of LitData's unmapping of a file.
+
+    Where it read a single block of a file, it unmaps that as soon as the next file is begun, and the process crashes if
+    the block is yet to be collated. Where it read more, the file stays mapped anyway.
+    """
 
 
 @contextmanager

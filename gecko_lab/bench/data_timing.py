@@ -62,5 +62,6 @@ def read_in_turns(
             end = time.perf_counter()
             readings[reader.name].first_batch.append(ready - begin)
             readings[reader.name].others.append(end - ready)
-            del batches  # ends its workers, before the next one begins
+            for _ in batches:  # to the end, so that nothing goes on beside the next one
+                pass
     return readings

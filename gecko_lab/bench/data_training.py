@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from gecko_lab.bench.data_corpus import Corpus
 from gecko_lab.bench.data_readers import OurReader
 from gecko_lab.language_model import LanguageModel
 from gecko_lab.runs.loops import SteppedFitLoop, install
@@ -30,28 +30,20 @@ def build_model(size: str) -> LanguageModel:
 
 
 def train(
-    model: LanguageModel,
-    corpus: Corpus,
-    *,
-    batch_size: int,
-    sequence_length: int,
-    steps: int,
-    tell: Callable[[str], None] = lambda what: None,
+    model: LanguageModel, reader: OurReader, steps: int, tell: Callable[[str], None] = lambda what: None
 ) -> dict[str, Any]:
-    """Train on CPU, with the datamodule's defaults, and count the seconds spent on waiting.
+    """Train on CPU, the training process loading its batches itself, and count the seconds that it waits for them.
 
     The wait for the very first batch is counted too.
 
     Args:
         model: from `build_model`; is trained.
-        corpus: to train on.
-        batch_size: sequences of a step.
-        sequence_length: tokens of a sequence.
+        reader: gives the data.
         steps: of the optimiser.
         tell: hears which step runs next.
 
     Returns:
-        `seconds` of all steps, `seconds_waited` among them, and both `by_step`.
+        `seconds` of all steps, `seconds_waited` among them, both `by_step`, and `waiting`, the share.
     """
     clock = _Clock(tell, steps)
     with _quiet():
@@ -68,24 +60,27 @@ def train(
         )
         install(trainer)
         with torch.random.fork_rng(devices=[]):
-            trainer.fit(model, datamodule=OurReader(corpus, sequence_length, batch_size).datamodule(0))
-    seconds, waited = clock.differences()
+            trainer.fit(model, datamodule=reader.datamodule(0))
+    seconds, waited = ([after - before for before, after in pairwise(values)] for values in (clock.times, clock.waits))
     return {
+        "chunk_size": CHUNK_SIZE,
         "steps": steps,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": sum(seconds),
         "seconds_waited": sum(waited),
+        "waiting": sum(waited) / sum(seconds),
         "by_step": {"seconds": seconds, "seconds_waited": waited},
     }
 
 
 class _Clock(Callback):
-    """Reads the time and the seconds waited before the first step and after each."""
+    """Reads the time and the seconds waited so far, before the first step and after each."""
 
     def __init__(self, tell: Callable[[str], None], steps: int) -> None:
+        self.times: list[float] = []
+        self.waits: list[float] = []
         self._tell = tell
         self._steps = steps
-        self._seen: list[tuple[float, float]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read(trainer)
@@ -96,16 +91,10 @@ class _Clock(Callback):
     def _read(self, trainer: Trainer) -> None:
         loop = trainer.fit_loop
         assert isinstance(loop, SteppedFitLoop)
-        self._seen.append((time.perf_counter(), loop.epoch_loop.seconds_waited))
-        self._tell(f"training: step {min(len(self._seen), self._steps)} of {self._steps}")
-
-    def differences(self) -> tuple[list[float], list[float]]:
-        """Seconds of each step, and those of them that were waited."""
-        times, waits = zip(*self._seen, strict=True)
-        waits = (0.0, *waits[1:])  # the loader may have been asked before the first step began
-        return tuple(  # type: ignore[return-value]
-            [after - before for before, after in zip(values, values[1:], strict=False)] for values in (times, waits)
-        )
+        self.times.append(time.perf_counter())
+        self.waits.append(loop.epoch_loop.seconds_waited)
+        if len(self.times) <= self._steps:
+            self._tell(f"training: step {len(self.times)} of {self._steps}")
 
 
 @contextmanager

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from gecko_lab.bench.timing import sample
 from gecko_lab.kernels.case import Size
+from gecko_lab.machine import commit, processor_name
 
 _REPEATS = 5
 
@@ -38,26 +37,6 @@ def describe(device: torch.device, dtype: torch.dtype, size: Size) -> dict[str, 
         "copy_bytes_per_second": copy_bandwidth(device, size),
         "matmul_flops_per_second": matmul_peak(device, dtype, size),
     }
-
-
-def processor_name() -> str:
-    """As the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.processor() or platform.machine())
-
-
-def commit() -> str | None:
-    """The git commit of this package's tree, with `+` where files have changed since; None outside a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
 
 
 def copy_bandwidth(device: torch.device, size: Size) -> float:

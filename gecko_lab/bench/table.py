@@ -101,10 +101,15 @@ def notes(result: dict[str, Any]) -> list[str]:
         f"matrix product {of['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s",
         f"Again: {result['command']}",
     ]
+    return lines + busy(of)
+
+
+def busy(of: dict[str, Any]) -> list[str]:
+    """A warning where other programs take part of the machine that was measured."""
     load = of["load_average"]
-    if load is not None and load + of["threads"] > of["cores"] + 0.5:
-        lines.append(
-            f"The machine was busy (load {load:.1f} at the start): threads that wait for a core distort even ratios. "
-            "Repeat when it is idle, or with fewer --threads."
-        )
-    return lines
+    if load is None or load + of["threads"] <= of["cores"] + 0.5:
+        return []
+    return [
+        f"The machine was busy (load {load:.1f} at the start): threads that wait for a core distort even ratios. "
+        "Repeat when it is idle, or with fewer --threads."
+    ]

@@ -10,7 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 from gecko_lab.cost import network_cost
 from gecko_lab.runs.metrics_log import read_metrics
 
-
 # What a validation is summed up by: the first that it has.
 _UNITS = {
     "accuracy/validation": "accuracy of the answers",

@@ -45,20 +45,27 @@ class CheckpointFolder:
         """The steps that have a checkpoint, rising."""
         if not self.path.is_dir():
             return []
-        matches = (_NAME.fullmatch(name) for name in os.listdir(self.path))
-        return sorted(int(match[1]) for match in matches if match)
+        names = os.listdir(self.path)
+        steps = (int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+        return sorted(step for step in steps if self.checkpoint(step).name in names)
 
     def commit(self, step: int) -> Path:
         """What lies aside becomes the checkpoint of the step, and `last.ckpt`."""
         aside, final = self.aside(step), self.checkpoint(step)
         sync(aside)
         lines = [f"{digest}  {final.name}{name and '/'}{name}\n" for name, digest in _digests(aside).items()]
+        # the one that is replaced stays valid until the other is there
+        replaced = _checksums(final).read_text(encoding="utf-8") if final.exists() else ""
         with written_whole(_checksums(final)) as file:
-            file.writelines(lines)
+            file.writelines([*lines, replaced])
         if final.is_dir():
-            shutil.rmtree(final)
+            os.replace(final, final.with_name(f".{final.name}.replaced.partial"))
         os.replace(aside, final)
         sync(final)
+        if replaced:
+            with written_whole(_checksums(final)) as file:
+                file.writelines(lines)
+            self.discard_asides()
         self.link("last.ckpt", step)
         return final
 
@@ -73,9 +80,12 @@ class CheckpointFolder:
         os.replace(aside, self.path / name)
 
     def discard_asides(self) -> None:
-        """Remove what was being written when a process died."""
+        """Remove what was being written, or removed, when a process died."""
         for path in self.path.glob(".*.partial"):
             _remove(path)
+        for path in self.path.glob("step-*.sha256"):
+            if not path.with_suffix(".ckpt").exists():
+                path.unlink()
 
     def remove(self, step: int) -> None:
         """Remove the checkpoint of a step."""
@@ -129,9 +139,10 @@ def verify(path: Path) -> None:
         lines = checksums.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedCheckpoint(f"the checkpoint {path} has no readable checksums ({checksums.name})") from error
-    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    # two lines of one name: a process died as it replaced a checkpoint, and either is whole
+    expected = {(name, digest) for digest, _, name in (line.partition("  ") for line in lines)}
     found = {f"{path.name}{name and '/'}{name}": digest for name, digest in _digests(path).items()}
-    if not found or found != expected:
+    if not found or not found.items() <= expected or found.keys() != {name for name, _ in expected}:
         raise DamagedCheckpoint(f"the checkpoint {path} is damaged: it is not what was written")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from gecko_lab.runs.checkpoint_folder import DamagedCheckpoint
+
 
 class DirectCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a local file without a second copy of it in memory, which Lightning's makes.
@@ -30,6 +32,23 @@ class DirectCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, _Noting(file, failure))  # type: ignore[arg-type]
             except RuntimeError as error:  # PyTorch hides what the file said
                 raise (failure[0] if failure else error) from error
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read what `save_checkpoint` wrote.
+
+        Raises:
+            DamagedCheckpoint: it is something else, or holds more than plain values.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        except (OSError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever PyTorch stumbles over in a file that is not its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DamagedCheckpoint(f"the checkpoint {path} cannot be read: {reason[:160]}") from error
+        if not isinstance(checkpoint, dict):
+            raise DamagedCheckpoint(f"the checkpoint {path} is not one of a training")
+        return checkpoint
 
 
 class _Noting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from gecko_lab.runs.checkpoint_folder import CheckpointFolder
 from gecko_lab.runs.loops import SteppedFitLoop
 from gecko_lab.runs.signals import Interrupted, Signals
 
-_SLOW_STEP_SECONDS = 5.0
+_SLOW_STEP_SECONDS = 0.25  # the states that a step may have to be left with cost about 1 ms to take
 
 
 class StorageError(UserError):
@@ -75,21 +76,31 @@ class Checkpoints(Checkpoint):
         """Go on comparing with the best so far."""
         self.best = [(float(value), int(step)) for value, step in state_dict["best"]]
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End what a process that died was at: its names, links and removals."""
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self._folder = CheckpointFolder(Path(trainer.strategy.broadcast(trainer.default_root_dir)) / "checkpoints")
+        if trainer.is_global_zero and (steps := self._folder.steps()):
+            self._folder.link("last.ckpt", steps[-1])
+            self._prune(steps[-1])
+        if trainer.is_global_zero:
+            self._folder.discard_asides()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to watch."""
         if getattr(trainer, "fast_dev_run", False):
             return
         if not isinstance(trainer.fit_loop, SteppedFitLoop):
             raise ConfigurationError("Checkpoints needs gecko_lab.runs.loops.install(trainer) before the training")
-        self._folder = CheckpointFolder(Path(trainer.strategy.broadcast(trainer.default_root_dir)) / "checkpoints")
-        if trainer.is_global_zero:
-            self._folder.discard_asides()
         self._written_step = trainer.global_step if trainer.ckpt_path else -1
         self._written_time = self._boundary_time = time.monotonic()
         self._tokens_per_step: int = getattr(pl_module, "tokens_per_step", lambda: 0)()
         trainer.fit_loop.epoch_loop.on_boundary = lambda: self._at_boundary(trainer)
-        self.signals.install(alarm=trainer.world_size == 1)
-        self._snapshot = self._small_states(trainer)
+        trainer.fit_loop.epoch_loop.val_loop.on_results = self.signals.shield
+        alone = trainer.world_size == 1
+        self.signals.install(alarm=alone)
+        self._snapshot = self._small_states(trainer) if alone else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the metric."""
@@ -99,21 +110,26 @@ class Checkpoints(Checkpoint):
             known = ", ".join(sorted(name for name in trainer.callback_metrics if "/validation" in name))
             raise ConfigurationError(f"checkpoint.monitor: validation logs no {self.monitor!r}; it logs {known}")
         if not trainer.sanity_checking:
-            self._validated = float(trainer.callback_metrics[self.monitor])
+            # of the main process: ranks that disagreed on which is best would wait for one another for ever
+            self._validated = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave before a validation if the time of grace is over."""
+        """A validation may be left until its results are logged, and is left if the time of grace is over."""
+        if trainer.sanity_checking or not isinstance(trainer.fit_loop, SteppedFitLoop):
+            return
+        if trainer.fit_loop.epoch_loop.is_between_steps and trainer.world_size == 1:
+            self._snapshot = self._small_states(trainer)
+        self.signals.unshield()
+        self.signals.raise_if_expired()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """A batch may be left until the weights change, and is left if the time of grace is over."""
+        self.signals.unshield()
         self.signals.raise_if_expired()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """The weights are about to change."""
+        """The weights are about to change; from here on the step is done to its end, with what is logged about it."""
         self.signals.shield()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """The weights have changed."""
-        self.signals.unshield()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last one."""
@@ -123,33 +139,36 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write one where the time of grace ended inside a step or a validation."""
-        if not isinstance(exception, Interrupted) or exception.step is not None:
-            return
-        with self.signals.shielded():
-            validating = isinstance(trainer.fit_loop, SteppedFitLoop) and trainer.fit_loop.epoch_loop.validation_pending
-            if validating:
-                self._write(trainer)
-            elif self._snapshot is not None and trainer.global_step != self._written_step:
-                self._write(trainer, self._snapshot)
-            exception.step = self._written_step if self._written_step >= 0 else None
+        try:
+            if isinstance(exception, Interrupted) and exception.step is None:
+                self.signals.shield()
+                if self._snapshot is not None:
+                    self._write(trainer, self._snapshot)
+                exception.step = self._written_step if self._written_step >= 0 else None
+        finally:
+            self.signals.restore()  # what remains to be done is short
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
         self.signals.restore()
 
     def _at_boundary(self, trainer: Trainer) -> None:
-        with self.signals.shielded():
-            now = time.monotonic()
-            slow = now - self._boundary_time > _SLOW_STEP_SECONDS
-            self._boundary_time = now
-            requested = self.signals.requested
-            minutes_over, stop = self._agree(trainer, self._minutes_over(now), requested is not None)
-            if self._is_among_best(trainer.global_step) or stop or minutes_over or self._interval_over(trainer):
-                self._write(trainer)
-            # a step that takes long may have to be left in its middle
-            self._snapshot = self._small_states(trainer) if slow and not stop else None
+        self.signals.shield()
+        if trainer.global_step == self._written_step:  # then its validation was pending, and is not any more
+            self._written_step = -1
+        now = time.monotonic()
+        slow = now - self._boundary_time > _SLOW_STEP_SECONDS
+        self._boundary_time = now
+        requested = self.signals.requested
+        minutes_over, stop = self._agree(trainer, self._minutes_over(now), requested is not None)
+        if self._is_among_best(trainer.global_step) or stop or minutes_over or self._interval_over(trainer):
+            self._write(trainer)
+        # a step that takes long, or has several batches, may have to be left in its middle
+        keep = (slow or trainer.accumulate_grad_batches > 1) and trainer.world_size == 1 and not stop
+        self._snapshot = self._small_states(trainer) if keep else None
         if stop:
-            raise Interrupted(requested or 15, trainer.global_step)
+            raise Interrupted(requested or signal.SIGTERM, trainer.global_step)
+        self.signals.unshield()
 
     def _agree(self, trainer: Trainer, *decisions: bool) -> list[bool]:
         """What holds on any rank: clocks and signals differ."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-_PATTERN = "events.out.tfevents.*"
+_PREFIX = "events.out.tfevents."
 
 
 class StepTensorBoardLogger(TensorBoardLogger):
@@ -21,6 +23,7 @@ class StepTensorBoardLogger(TensorBoardLogger):
 
     def __init__(self, folder: Path, *, first_step: int = 1) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
+        _mute_writing_thread()
         self._first_step = first_step
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -38,15 +41,30 @@ def keep_until(folder: Path, last_step: int) -> None:
         folder: of the run.
         last_step: the step of the checkpoint that training goes on from.
     """
-    for number, path in enumerate(sorted(folder.glob(_PATTERN), key=_age)):
+    for number, path in enumerate(sorted(folder.glob(f"{_PREFIX}*"), key=_age)):
         _cut(path, last_step)
-        rest = path.name.split(".", 4)[4]
-        os.replace(path, path.with_name(f"events.out.tfevents.{number + 1:010}.{rest}"))
+        rest = path.name.removeprefix(_PREFIX).partition(".")[2]
+        os.replace(path, path.with_name(f"{_PREFIX}{number + 1:010}.{rest}"))
+
+
+def _mute_writing_thread() -> None:
+    """TensorBoard's thread prints a traceback when it cannot write, and hands the error to the next call as well."""
+    given = threading.excepthook
+    if getattr(given, "mutes_event_files", False):
+        return
+
+    def tell(failure: Any) -> None:
+        of_events = type(failure.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
+        if not (of_events and isinstance(failure.exc_value, OSError)):
+            given(failure)
+
+    tell.mutes_event_files = True  # type: ignore[attr-defined]
+    threading.excepthook = tell
 
 
 def _age(path: Path) -> tuple[int, str]:
-    time = path.name.split(".")[3]
-    return (int(time) if time.isdigit() else 0, path.name)
+    time = path.name.removeprefix(_PREFIX).partition(".")[0]
+    return (int(time) if re.fullmatch("[0-9]+", time) else 0, path.name)
 
 
 def _cut(path: Path, last_step: int) -> None:

@@ -59,6 +59,14 @@ class ExactResume(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the random numbers back, after everything that the start of a program draws."""
+        self._put_back(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put them back where training goes on with a validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._put_back(trainer)
+
+    def _put_back(self, trainer: Trainer) -> None:
         if self._random_states is not None:
             state = self._random_states[trainer.global_rank % len(self._random_states)]
             set_random_state(state, trainer.strategy.root_device)

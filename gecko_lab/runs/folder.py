@@ -9,14 +9,14 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import yaml
-
+from gecko_lab.configuration import read_yaml
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder
 from gecko_lab.runs.files import write_json, write_yaml
 from gecko_lab.runs.identity import differences, identity
+from gecko_lab.runs.lock import FILE_NAME as LOCK_FILE
 from gecko_lab.runs.lock import RunLock, is_locked
 
 CONFIG_FILE = "config.yaml"
@@ -25,6 +25,9 @@ FORMAT = "gecko-lab-run"
 FORMAT_VERSION = 1
 
 State = Literal["running", "finished", "interrupted", "failed"]
+
+# What a process leaves that died before it wrote the record.
+_BEFORE_RECORD = {LOCK_FILE, CONFIG_FILE, f".{CONFIG_FILE}.partial", f".{RECORD_FILE}.partial"}
 
 
 class RunFolder:
@@ -44,7 +47,7 @@ class RunFolder:
         self.record: dict[str, Any] = {}
         self.checkpoint: Path | None = None
         self._lock = RunLock(path)
-        self._is_new = False
+        self._is_new = self._has_begun = False
 
     @property
     def is_finished(self) -> bool:
@@ -59,20 +62,22 @@ class RunFolder:
 
         Raises:
             ConfigurationError: the folder holds another run or something else.
-            RunLocked: another process works on it.
+            RunLocked: another process works on it; nothing was changed.
             DamagedCheckpoint: all its checkpoints are damaged.
             OSError: it cannot be written.
         """
-        self._is_new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        ours = {CONFIG_FILE, RECORD_FILE, ".lock"}
-        if not self._is_new and not any((self.path / name).exists() for name in ours) and any(self.path.iterdir()):
-            raise ConfigurationError(f"--run: {self.path} holds something else than a run; name another folder")
+        if self._find():  # a finished run is left as it is, to the last byte
+            return
+        try:
+            self.path.mkdir(parents=True)
+            self._is_new = True
+        except FileExistsError:
+            if not self.path.is_dir():
+                raise ConfigurationError(f"--run: {self.path} is not a folder") from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigurationError(f"--run: {self.path} cannot be made: {error.strerror}") from error
         self._lock.acquire()
-        self.record = read_record(self.path) or {}
-        if self.record:
-            self._compare()
-        if self.is_finished:
+        if self._find():  # by who had the lock until now
             return
         self.checkpoint = CheckpointFolder(self.path / "checkpoints").newest(set_aside=True)
         if not self.record:
@@ -89,6 +94,7 @@ class RunFolder:
         write_yaml(self.path / CONFIG_FILE, dict(self.settings))
         start = {"time": _now(), "host": socket.gethostname(), "pid": os.getpid(), "command": command}
         self.record["starts"].append(start)
+        self._has_begun = True
         self.update(state="running")
 
     def update(self, **values: Any) -> None:
@@ -98,15 +104,18 @@ class RunFolder:
 
     def end(self, state: State, **values: Any) -> None:
         """Write down how this start of the run ended, and let go of the folder."""
-        if self.record.get("starts"):
-            self.record["starts"][-1] |= {"end": _now(), "state": state}
-            self.update(state=state, **values)
-        self._lock.release()
+        try:
+            if self._has_begun:
+                self.record["starts"][-1] |= {"end": _now(), "state": state}
+                self.update(state=state, **values)
+        finally:
+            self._lock.release()
 
     @property
     def is_untouched(self) -> bool:
         """Whether this process has made the folder and trained nothing in it."""
-        return self._is_new and all("step" not in start for start in self.record.get("starts", []))
+        trained = any("step" in start for start in self.record.get("starts", []))
+        return self._is_new and self._lock.is_held and not trained
 
     def release(self) -> None:
         """Let go of the folder."""
@@ -114,24 +123,39 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove what a mistake left before the first step: the folder's name is free again."""
-        self._lock.release()
-        made = {CONFIG_FILE, RECORD_FILE, ".lock", "hparams.yaml", "metrics.csv"}
-        found = list(self.path.iterdir()) if self.path.is_dir() else []
-        if found and all(path.name in made or path.name.startswith("events.out.tfevents.") for path in found):
-            for path in found:
-                path.unlink()
-            self.path.rmdir()
-            if self.path.parent == Path("runs") and not any(self.path.parent.iterdir()):
-                self.path.parent.rmdir()
+        made = {CONFIG_FILE, RECORD_FILE, LOCK_FILE, "hparams.yaml", "metrics.csv"}
+        try:
+            found = list(self.path.iterdir()) if self.path.is_dir() else []
+            if found and all(path.name in made or path.name.startswith("events.out.tfevents.") for path in found):
+                for path in sorted(found, key=lambda path: path.name == LOCK_FILE):  # the lock to the last
+                    path.unlink()
+                self.path.rmdir()
+                if self.path.parent == Path("runs") and not any(self.path.parent.iterdir()):
+                    self.path.parent.rmdir()
+        finally:
+            self._lock.release()
+
+    def _find(self) -> bool:
+        """Read what the folder holds; whether it is this run, finished."""
+        self.record = read_record(self.path) or {}
+        if self.record:
+            self._compare()
+        elif self.path.is_dir():
+            others = {path.name for path in self.path.iterdir()} - _BEFORE_RECORD
+            if others:
+                raise ConfigurationError(
+                    f"--run: {self.path} holds something else than a run (there is {sorted(others)[0]}, and no "
+                    f"{RECORD_FILE}); name another folder"
+                )
+        return self.is_finished
 
     def _compare(self) -> None:
         """Refuse to go on with a run of other settings."""
         if self.record["identity"] == identity(self.settings):
             return
         try:
-            theirs = yaml.safe_load((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
-            keys = differences(self.settings, theirs)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError):
+            keys = differences(self.settings, read_yaml(self.path / CONFIG_FILE))
+        except ConfigurationError:  # the record alone says that they differ
             keys = []
         which = f" in {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}" if keys else ""
         raise ConfigurationError(
@@ -149,15 +173,39 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} cannot be read ({error})") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("identity"), str):
-        raise ConfigurationError(f"{path} is not the record of a run")
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigurationError(f"{path} cannot be read ({reason}); {_remedy(folder)}") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ConfigurationError(f"{path} is not the record of a run; name another folder")
     if record.get("format_version") != FORMAT_VERSION:
         raise ConfigurationError(f"{path} is of format {record.get('format_version')}, this version reads 1")
+    if not _is_whole(record):
+        raise ConfigurationError(f"{path} is damaged: it lacks what the record of a run holds; {_remedy(folder)}")
     return record
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record holds what is read from it."""
+    return (
+        isinstance(record.get("identity"), str)
+        and record.get("state") in get_args(State)
+        and isinstance(starts := record.get("starts"), list)
+        and all(isinstance(start, dict) for start in starts)
+        and all(isinstance(record.get(name, {}), dict) for name in ("progress", "metrics"))
+        and all(_is_number(value) for name in ("progress", "metrics") for value in record.get(name, {}).values())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _remedy(folder: Path) -> str:
+    """How to go on without a record."""
+    return f"--run ANOTHER --ckpt_path {folder / 'checkpoints' / 'last.ckpt'} goes on beside it"
 
 
 def run_state(folder: Path) -> State | None:

@@ -12,8 +12,26 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+
+
+class ValidationLoop(_EvaluationLoop):
+    """Lightning's validation between steps.
+
+    Attributes:
+        on_results: called when all data has been read, before anything about the results is logged.
+    """
+
+    on_results: Callable[[], None] | None = None
+
+    def on_run_end(self) -> Any:
+        """Gather and log the results."""
+        if self.on_results is not None:
+            self.on_results()
+        return super().on_run_end()
 
 
 class SteppedEpochLoop(_TrainingEpochLoop):
@@ -28,9 +46,17 @@ class SteppedEpochLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Trainer, min_steps: int | None = None, max_steps: int = -1) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self.on_boundary: Callable[[], None] | None = None
+        self.val_loop: ValidationLoop = ValidationLoop(
+            trainer, TrainerFn.FITTING, RunningStage.VALIDATING, verbose=False, inference_mode=False
+        )
         self.validation_pending = False
         self.seconds_waited = 0.0
         self._fetch_begin = 0.0
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Whether the last batch ended a step, so that no gradients wait for more."""
+        return not self._should_accumulate()
 
     @property
     def _is_validation_done(self) -> bool:
@@ -47,7 +73,9 @@ class SteppedEpochLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: Any) -> None:
         """Take a batch, unless a checkpoint was written after its step and before its validation."""
-        if not self.validation_pending:
+        if self.validation_pending:
+            self.val_loop.restarting = False  # from its first batch
+        else:
             super().advance(data_fetcher)
 
     def on_advance_end(self, data_fetcher: Any) -> None:
@@ -55,7 +83,7 @@ class SteppedEpochLoop(_TrainingEpochLoop):
         self.validation_pending = self._should_check_val_fx(data_fetcher)
         super().on_advance_end(data_fetcher)
         self.validation_pending = False
-        if self.on_boundary is not None and not self._should_accumulate():
+        if self.on_boundary is not None and self.is_between_steps:
             self.on_boundary()
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from torch import Tensor
 from gecko_lab.runs.files import written_whole
 
 FILE_NAME = "metrics.csv"
+_STEP = re.compile(r"[0-9]{1,18}")
 
 
 class MetricsLog(Logger):
@@ -84,6 +88,9 @@ class MetricsLog(Logger):
             self.path.unlink(missing_ok=True)
             return
         kept = [row for row in _rows(self.path) if int(row["step"]) <= self._last_step]
+        if not kept and _is_damaged(self.path):
+            os.replace(self.path, damaged := self.path.with_name(f"{FILE_NAME}.damaged"))
+            print(f"gecko-lab: {self.path} cannot be read, it is now {damaged.name}", file=sys.stderr, flush=True)
         self._rewrite(list(kept[0]) if kept else [], kept)
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
@@ -105,6 +112,18 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    rows = list(csv.DictReader(lines))
-    return [row for row in rows if None not in row and None not in row.values() and row["step"].isdigit()]
+    header, *rows = map(_values, text.split("\n")[:-1] or [""])
+    whole = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+    return [row for row in whole if _STEP.fullmatch(row.get("step", ""))]
+
+
+def _values(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # no row of ours
+        return []
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether the file is there and not even its header is."""
+    return path.is_file() and not path.read_bytes().startswith(b"step")

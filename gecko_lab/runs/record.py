@@ -11,8 +11,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 import gecko_lab
-from gecko_lab.bench.machine import commit, processor_name
 from gecko_lab.cost import network_cost
+from gecko_lab.machine import commit, processor_name
 from gecko_lab.runs.checkpoints import Checkpoints
 from gecko_lab.runs.folder import RunFolder
 

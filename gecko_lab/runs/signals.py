@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 GRACE_SECONDS = 18.0
@@ -70,15 +68,6 @@ class Signals:
     def unshield(self) -> None:
         """The change is done."""
         self._shielded = False
-
-    @contextmanager
-    def shielded(self) -> Iterator[None]:
-        """Shield what is inside."""
-        before, self._shielded = self._shielded, True
-        try:
-            yield
-        finally:
-            self._shielded = before
 
     def raise_if_expired(self) -> None:
         """Stop here, if the time of grace ended where that was not possible.

@@ -51,7 +51,7 @@ def assert_equal(ours: Any, theirs: Any, where: str = "") -> None:
         for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             assert_equal(a, b, f"{where}[{number}]")
     else:
-        assert ours == theirs or ours != ours and theirs != theirs, f"{where}: {ours} is not {theirs}"
+        assert ours == theirs or (ours != ours and theirs != theirs), f"{where}: {ours} is not {theirs}"
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import gecko_lab.language_model  # noqa: F401
+import gecko_lab.language_model
 import gecko_lab.training_command  # noqa: F401 — imported before the fork
 from gecko_lab.__main__ import main
 

@@ -29,7 +29,7 @@ LONGEST = 120  # seconds without a step, after which a life is given up
 
 
 class Life:
-    """A process that trains: the command itself, or a fork of a process that has imported everything, which is faster."""
+    """A process that trains: the command itself, or, which is faster, a fork of one that has imported everything."""
 
     def __init__(self, folder: Path, run: str, *, as_command: bool) -> None:
         words = ["fit", "--run", str(folder / run), *arguments(folder, **OPTIONS)]
