@@ -145,9 +145,8 @@ class LanguageModel(NetworkModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the carried state of all ranks, in the order of the rows."""
-        leaves = self._carried.leaves(self._rows_of_all_ranks) if hasattr(self, "_carried") else None
-        if leaves is not None:
-            checkpoint[_CARRIED] = leaves
+        if getattr(self.datamodule, "carries_state", False):  # also where there is none yet: it replaces a later one
+            checkpoint[_CARRIED] = self._carried.leaves(self._rows_of_all_ranks)
 
     def _rows_of_all_ranks(self, tensor: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
@@ -158,7 +157,7 @@ class LanguageModel(NetworkModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network, and take this rank's rows of the carried state back."""
         super().on_load_checkpoint(checkpoint)
-        if _CARRIED in checkpoint and getattr(self.datamodule, "carries_state", False):
+        if checkpoint.get(_CARRIED) is not None and getattr(self.datamodule, "carries_state", False):
             batch_size = self.datamodule.batch_size
             start = self.datamodule.replicas()[1] * batch_size
             self._carried.load(checkpoint[_CARRIED], start, start + batch_size)
