@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from gecko_lab.data.errors import DataError
+from gecko_lab.data.loader import batch_loader
 from gecko_lab.data.order import EvaluationSampler, SampleOrder, TrainingSampler
 
 
@@ -94,16 +93,7 @@ class PositionedDataModule(LightningDataModule, ABC):
         return self._loader(samples, sampler)
 
     def _loader(self, samples: Dataset[Any], sampler: TrainingSampler | EvaluationSampler) -> DataLoader[Any]:
-        return _Loader(
-            samples,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(0),  # else each iteration draws a seed from the training's numbers
-        )
+        return batch_loader(samples, sampler, batch_size=self.batch_size, num_workers=self.num_workers)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Count what training takes; loaders may be batches ahead."""
@@ -124,27 +114,3 @@ def require(name: str, value: int, minimum: int) -> None:
     """Refuse a value that is too small."""
     if value < minimum:
         raise DataError(f"{name} must be at least {minimum}, not {value}.")
-
-
-class _Loader(DataLoader[Any]):
-    """A DataLoader that begins where training stands.
-
-    The datamodule keeps the position; that there is a state tells Lightning that a pass can be gone on with. A worker's
-    DataError comes as it was raised, without the worker's traceback in its message.
-    """
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        except DataError as error:
-            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from None
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
