@@ -19,8 +19,13 @@ TRAINING = {
 VERBS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "components": ("gecko_lab.components_command", "components", "list the parts of a network, their options and cost"),
     "data": ("gecko_lab.data.commands", ("prepare", "inspect"), "prepare text for training, look at what was prepared"),
+    "grid": ("gecko_lab.grids.grid_command", "run", "train every variant of an ablation and compare them"),
+    "report": ("gecko_lab.reports.report_command", "report", "compare runs and grids: one HTML file, Markdown, LaTeX, CSV"),
+    "dashboard": ("gecko_lab.dashboard.dashboard_command", "dashboard", "TensorBoard, arranged for comparing variants"),
     "bench": ("gecko_lab.bench", ("kernels", "data"), "time what is fast beside its reference"),
 }
+# They take flags of `fit` as well, read their own arguments and return an exit code.
+OWN_ARGUMENTS = ("grid",)
 
 
 def usage() -> str:
@@ -73,6 +78,9 @@ def _run(verb: str, rest: list[str]) -> int:
     module = importlib.import_module(module_name)
     from gecko_lab.parser import run_function
 
+    if verb in OWN_ARGUMENTS:
+        code: int = getattr(module, str(functions))(rest)
+        return code
     if isinstance(functions, str):
         run_function(getattr(module, functions), f"gecko-lab {verb}", rest)
         return 0

@@ -15,7 +15,7 @@ from gecko_lab.errors import ConfigurationError, nearest
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 _NETWORK = "--model.network"
-_GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary", "stability", "norms")
+_GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary", "stability", "norms", "microscope")
 DEFAULT_MODULE = "LanguageModel"
 _MOST_VALUES = 100_000
 # PyYAML lets through what its constructors stumble over: `!!bool maybe`, `2001-99-99`.
@@ -67,6 +67,7 @@ def read_invocation(arguments: list[str]) -> Invocation:
             path = find_config(take())
             name = path.resolve().parent.name if path.name == "config.yaml" else path.stem
             settings = read_yaml(path)
+            settings.pop("grid", None)  # for `gecko-lab grid`
             module = _module(settings.get("module", module), f"{path}: module")
             for group in _GROUPS:  # jsonargparse passes over what is not keys and values
                 if not isinstance(settings.get(group, {}), Mapping | None):

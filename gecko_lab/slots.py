@@ -8,6 +8,9 @@ A streaming component maps `(inputs, state, segments)` to `(output, state)`. `st
 here; the state that comes back continues it. Its size does not depend on how much has been read, and any split of
 a stream into pieces gives the outputs of the whole. `segments=None` means that the stream has had one document so far.
 
+Some methods only show what a component does, for callbacks to measure. They change nothing and need not be written: by
+default there is nothing to show.
+
 Shapes: `B` batch, `L` timesteps, `D` model dim, `H` heads, `S` key dim and `V` value dim of one head, `C` chunk size.
 """
 
@@ -16,11 +19,37 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from gecko_lab.state import Segments
+
+
+class Gate(NamedTuple):
+    """A gate as it can be watched from outside.
+
+    Attributes:
+        source: the module whose output `[B, L, ...]` opens and closes the gate.
+        kind: `sigmoid`: the gate is σ(z) of that output; `silu`: it is z σ(z).
+    """
+
+    source: nn.Module
+    kind: Literal["sigmoid", "silu"]
+
+
+class Spectrum(NamedTuple):
+    """The states of a moving average `h_t = q h_{t−1} + …`, `N` of them per channel.
+
+    Attributes:
+        forgotten: `1 − |q|` `[D, N]`, exact where it is small.
+        angle: `arg q` `[D, N]` in radians; none for real states.
+        power: `[D, N]`, mean square of what each state alone adds to the output when the input is white noise.
+    """
+
+    forgotten: Tensor
+    angle: Tensor | None
+    power: Tensor
 
 
 class Slot(nn.Module, ABC):
@@ -51,6 +80,10 @@ class Slot(nn.Module, ABC):
         """
         return 0
 
+    def list_gates(self) -> dict[str, Gate]:
+        """The component's own gates, without those of its parts, by the names that its mathematics has for them."""
+        return {}
+
 
 class TimestepNormalization(Slot):
     """Normalises each timestep by statistics gathered along the stream.
@@ -64,6 +97,10 @@ class TimestepNormalization(Slot):
     def forward(self, x: Tensor, state: Any = None, segments: Segments | None = None) -> tuple[Tensor, Any]:
         """`x` `[B, L, D]` to `[B, L, D]`."""
 
+    def horizons(self) -> dict[str, float]:
+        """Timesteps that each statistic along the stream averages over; infinite where it is all of the document."""
+        return {}
+
 
 class MovingAverage(Slot):
     """Mixes each channel with its own past.
@@ -76,6 +113,10 @@ class MovingAverage(Slot):
     @abstractmethod
     def forward(self, x: Tensor, state: Any = None, segments: Segments | None = None) -> tuple[Tensor, Any]:
         """`x` `[B, L, D]` to `[B, L, D]`, the weighted skip of `x` included."""
+
+    def spectrum(self) -> Spectrum | None:
+        """How fast each state forgets and turns."""
+        return None
 
 
 class Attention(Slot):
@@ -106,6 +147,23 @@ class Memory(Slot):
         self, q: Tensor, k: Tensor, v: Tensor, state: Any = None, segments: Segments | None = None
     ) -> tuple[Tensor, Any]:
         """`q`, `k` `[B, L, H, S]` and `v` `[B, L, H, V]` to `[B, L, H, V]`."""
+
+    def write_ratios(self, k: Tensor, state: Any = None, segments: Segments | None = None) -> Tensor | None:
+        """How much of the memory each write replaces, ρ `[B, N, H, F]` of the `N` writes that `forward` would make.
+
+        Args:
+            k: keys `[B, L, H, S]`, as those of `forward`.
+            state: what comes before them.
+            segments: their documents.
+
+        Returns:
+            In the memory's dtype; not a number where the memory was empty before, when ρ is 1 whatever the keys are.
+        """
+        return None
+
+    def contents(self, state: Any) -> Tensor | None:
+        """All that has been written to the memory of a state, `[B, H, F, V]`."""
+        return None
 
 
 class FeedForward(Slot):
@@ -163,3 +221,7 @@ class Layer(Slot):
     @abstractmethod
     def final_norm(self) -> TimestepNormalization:
         """A new instance of the normalisation that belongs between the last such layer and the output projection."""
+
+    def summands(self) -> dict[str, tuple[nn.Module, Gate | None]]:
+        """`attention` and `memory` of a layer that adds their outputs, each with the gate that multiplies it before."""
+        return {}

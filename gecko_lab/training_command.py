@@ -20,7 +20,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gecko_lab.assembly import resolve
-from gecko_lab.callbacks import LossByPosition, Norms, Predictions, Progress, Stability, Summary, TextSample, Throughput
+from gecko_lab.callbacks import (
+    LossByPosition,
+    Microscope,
+    Norms,
+    Predictions,
+    Progress,
+    Stability,
+    Summary,
+    TextSample,
+    Throughput,
+)
 from gecko_lab.configuration import Invocation, read_invocation
 from gecko_lab.data.text import TextDataModule
 from gecko_lab.errors import ConfigurationError, UserError
@@ -106,6 +116,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(Summary, "summary")
         parser.add_lightning_class_args(Stability, "stability")
         parser.add_lightning_class_args(Norms, "norms")
+        parser.add_lightning_class_args(Microscope, "microscope")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning takes the network's options from the checkpoint here: look at it first."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gecko_lab.components.linear import Linear
-from gecko_lab.slots import FeedForward
+from gecko_lab.slots import FeedForward, Gate
 
 
 class MLP(FeedForward):
@@ -22,6 +22,10 @@ class MLP(FeedForward):
     def forward(self, x: Tensor) -> Tensor:
         """`x` `[B, L, D]` to `[B, L, D]`."""
         return self.fc2(torch.dropout(F.silu(self.fc1(x)), self.dropout, self.training))
+
+    def list_gates(self) -> dict[str, Gate]:
+        """`silu(W_1 x)`."""
+        return {"W_1": Gate(self.fc1, "silu")}
 
     def flops_per_token(self, length: int) -> float:
         """Two matrix products."""

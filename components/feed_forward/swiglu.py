@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gecko_lab.components.linear import Linear
-from gecko_lab.slots import FeedForward
+from gecko_lab.slots import FeedForward, Gate
 
 
 class SwiGLU(FeedForward):
@@ -24,6 +24,10 @@ class SwiGLU(FeedForward):
         """`x` `[B, L, D]` to `[B, L, D]`."""
         hidden = F.silu(self.fc1(x)) * self.fc3(x)
         return self.fc2(torch.dropout(hidden, self.dropout, self.training))
+
+    def list_gates(self) -> dict[str, Gate]:
+        """`silu(W_1 x)`."""
+        return {"W_1": Gate(self.fc1, "silu")}
 
     def flops_per_token(self, length: int) -> float:
         """Three matrix products."""

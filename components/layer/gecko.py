@@ -18,7 +18,7 @@ from gecko_lab.components.moving_average.complex_ema import ComplexEMA
 from gecko_lab.components.norm import GroupLayerNorm, GroupRMSNorm, rms_norm
 from gecko_lab.components.timestep_norm.decay import TimestepDecayNorm
 from gecko_lab.components.timestep_norm.rms_norm import RMSNorm
-from gecko_lab.slots import Attention, FeedForward, Layer, Memory, MovingAverage, Size, TimestepNormalization
+from gecko_lab.slots import Attention, FeedForward, Gate, Layer, Memory, MovingAverage, Size, TimestepNormalization
 from gecko_lab.state import Segments
 
 
@@ -212,3 +212,14 @@ class GeckoLayer(Layer):
         """The slots that are filled."""
         slots = (self.timestep_norm, self.moving_average, self.attention, self.memory, self.feed_forward)
         return [part for part in slots if part is not None]
+
+    def list_gates(self) -> dict[str, Gate]:
+        """`v = silu(W_v x̂ + b_v)`, what there is to recall, and `r = silu(W_r m + b_r)`, which multiplies attention."""
+        maps = {"v": getattr(self, "to_value", None), "r": getattr(self, "to_gate", None)}
+        return {name: Gate(linear, "silu") for name, linear in maps.items() if linear is not None}
+
+    def summands(self) -> dict[str, tuple[nn.Module, Gate | None]]:
+        """`a ⊙ r + w`."""
+        if self.attention is None or self.memory is None:
+            return {}
+        return {"attention": (self.attention, self.list_gates()["r"]), "memory": (self.memory, None)}

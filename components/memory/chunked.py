@@ -59,11 +59,44 @@ class ChunkedMemory(Memory):
         segments: Segments | None = None,
     ) -> tuple[Tensor, WorkingMemoryState]:
         """`q`, `k` `[B, L, H, S]` and `v` `[B, L, H, V]` to `[B, L, H, V]`."""
-        if self.feature_map is not None:
-            feature_map = self.feature_map.to(q.dtype)
-            q, k = (torch.einsum("blhs,hsf->blhf", x, feature_map) for x in (q, k))
+        q, k = self._features(q), self._features(k)
         ids = None if segments is None else segments.ids
         return working_memory(q, k, v, state, ids, chunk_size=self.chunk_size, delta_rule=self.delta_rule)
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Queries or keys `[B, L, H, S]` to `[B, L, H, F]`."""
+        if self.feature_map is None:
+            return x
+        return torch.einsum("blhs,hsf->blhf", x, self.feature_map.to(x.dtype))
+
+    @torch.no_grad()
+    def write_ratios(
+        self, k: Tensor, state: WorkingMemoryState | None = None, segments: Segments | None = None
+    ) -> Tensor:
+        """`ρ = exp(ℓ_j − ℓ')` of every chunk that ends in `k` `[B, L, H, S]`."""
+        k = self._features(k)
+        if state is None:
+            state = WorkingMemoryState.empty(k, k)
+        log_norm, document = state.next_log_norm, state.next_document
+        running, running_document = state.running_log_norm, state.running_document
+        ids = state.current_document()[:, None].expand(k.shape[:2]) if segments is None else segments.ids
+        ratios = [log_norm.new_empty(k.shape[0], 0, *k.shape[2:])]
+        start = 0
+        while (stop := start + self.chunk_size - (state.position + start) % self.chunk_size) <= k.shape[1]:
+            last = ids[:, stop - 1]
+            others = (ids[:, start:stop] != last[:, None])[:, :, None, None]
+            piece = k[:, start:stop].to(log_norm.dtype).masked_fill(others, -torch.inf).logsumexp(dim=1)  # [B, H, F]
+            chunk = torch.logaddexp(_of(running, running_document == last), piece)
+            before = _of(log_norm, document == last)
+            log_norm, document = torch.logaddexp(before, chunk), last
+            ratios.append((chunk - log_norm).exp().masked_fill(before == -torch.inf, torch.nan)[:, None])
+            running = torch.full_like(running, -torch.inf)
+            start = stop
+        return torch.cat(ratios, dim=1)
+
+    def contents(self, state: WorkingMemoryState) -> Tensor:
+        """What the next chunk will read."""
+        return state.next_memory
 
     def flops_per_token(self, length: int) -> float:
         """The read, and the write in its chunk-by-chunk form: what the memory predicts, and what is added."""
@@ -77,3 +110,8 @@ class ChunkedMemory(Memory):
         features, values = self.num_features, self.value_dim
         products = features * features if self.delta_rule else 0
         return self.num_heads * (3 * features * (values + 1) + products) * 4 + 3 * 8
+
+
+def _of(log_norm: Tensor, same: Tensor) -> Tensor:
+    """Log-normalisers `[B, H, F]`, empty in the rows where `same` `[B]` is false."""
+    return log_norm.masked_fill(~same[:, None, None], -torch.inf)

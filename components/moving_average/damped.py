@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gecko_lab.kernels.cema import cema
-from gecko_lab.slots import MovingAverage
+from gecko_lab.slots import MovingAverage, Spectrum
 from gecko_lab.state import Segments, at_least_float32
 
 
@@ -57,6 +57,19 @@ class DampedEMA(MovingAverage):
         starts = None if segments is None else segments.starts
         y, state = cema(x, p, 1 - p * self.delta.to(wide).sigmoid(), self.phase(), gamma, state, starts)
         return y + (x if self.omega is None else x * self.omega.to(x.dtype)), state
+
+    @torch.no_grad()
+    def spectrum(self) -> Spectrum:
+        """Power: the energy of each state's impulse response `Re(γ q^t) p`, times 1/N where the read-out is scaled."""
+        wide = at_least_float32(self.alpha.dtype)
+        p = self.alpha.to(wide).sigmoid()
+        forgotten = p * self.delta.to(wide).sigmoid()
+        angle = self.phase()
+        energy = self.gamma.to(wide).square().sum(-1) / (forgotten * (2 - forgotten))  # |γ|² / (1 − |q|²)
+        if angle is not None:
+            gamma, q = torch.view_as_complex(self.gamma.to(wide)), torch.polar(1 - forgotten, angle)
+            energy = (energy + (gamma.square() / (1 - q.square())).real) / 2
+        return Spectrum(forgotten, angle, p.square() * energy / (self.num_dims if self.scaled else 1))
 
     def flops_per_token(self, length: int) -> float:
         """The recurrence's, one state at a time."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gecko_lab.components.timestep_norm.streamed import StreamedNorm
 
 
@@ -16,3 +18,7 @@ class TimestepNorm(StreamedNorm):
     def __init__(self, model_dim: int, /, *, num_groups: int | None = None, eps: float = 1e-5) -> None:
         super().__init__(model_dim, num_groups, eps)
         self.betas = None
+
+    def horizons(self) -> dict[str, float]:
+        """Unlimited."""
+        return {"mean": math.inf, "variance": math.inf}

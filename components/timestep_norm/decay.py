@@ -29,3 +29,8 @@ class TimestepDecayNorm(StreamedNorm):
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
             raise ValueError(f"TimestepDecayNorm: decays must lie in [0, 1), got beta1 = {beta1}, beta2 = {beta2}")
         self.betas = (beta1, beta2)
+
+    def horizons(self) -> dict[str, float]:
+        """The mean age that the weights `(1 − β) β^age` give, counted from 1: `1 / (1 − β)`."""
+        assert self.betas is not None
+        return {name: round(1 / (1 - beta), 6) for name, beta in zip(("mean", "variance"), self.betas, strict=True)}

@@ -1,6 +1,7 @@
 """What is logged and drawn beside the loss."""
 
 from gecko_lab.callbacks.loss_by_position import LossByPosition
+from gecko_lab.callbacks.microscope import Microscope
 from gecko_lab.callbacks.norms import Norms
 from gecko_lab.callbacks.predictions import Predictions
 from gecko_lab.callbacks.progress import Progress
@@ -11,6 +12,7 @@ from gecko_lab.callbacks.throughput import Throughput
 
 __all__ = [
     "LossByPosition",
+    "Microscope",
     "Norms",
     "Predictions",
     "Progress",

@@ -9,7 +9,7 @@ from typing import Any
 
 # Settings that change where, how fast or how visibly a run trains, but not what it learns.
 _WITHOUT_EFFECT = {
-    *("checkpoint", "text_sample", "summary", "norms"),
+    *("checkpoint", "text_sample", "summary", "norms", "microscope"),
     *("weights_only", "load_from_checkpoint"),
     *(f"data.{name}" for name in ("cache_folder", "folder", "num_workers", "progress", "strict", "cache_bytes")),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm")),

@@ -63,11 +63,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(trainings: Pat
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
+    """A file system of 4 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this user may not mount a file system")
     yield disk
@@ -76,11 +76,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(disk: Path, left: int = 0) -> None:
     """Leave so many bytes free, in whole pages."""
-    with (disk / "ballast").open("wb") as file:
+    with (disk / "ballast").open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(bytes(4096))
-                file.flush()
         except OSError:
             os.ftruncate(file.fileno(), max(0, os.fstat(file.fileno()).st_size - left))
 
@@ -156,13 +155,10 @@ def chunk(folder: Path, split: str = "train") -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["truncated", "flipped", "deleted"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("kind", "workers"), [("truncated", 0), ("flipped", 0), ("deleted", 0), ("flipped", 2)])
 def test_a_damaged_shard_is_told_and_the_run_goes_on_once_it_is_back(
     trainings: Path, tmp_path: Path, said: Said, kind: str, workers: int
 ) -> None:
-    if workers and kind != "flipped":
-        pytest.skip("the size is seen before workers begin")
     folder = tmp_path / "data"
     folder.mkdir()
     write_text(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from gecko_lab.callbacks import LossByPosition
 from gecko_lab.language_model import LanguageModel
 from gecko_lab.runs import checkpoints, signals

@@ -1,0 +1,1 @@
+"""TensorBoard arranged for comparing the variants of a grid."""

@@ -1,0 +1,109 @@
+"""Which curves stand together: the layout of Custom Scalars."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar import metadata
+from tensorboard.plugins.custom_scalar.layout_pb2 import (
+    Category,
+    Chart,
+    Layout,
+    MarginChartContent,
+    MultilineChartContent,
+)
+
+from gecko_lab.dashboard.event_folder import tensor_summary
+from gecko_lab.reports.spread import LEVEL
+
+LOSS, THROUGHPUT, STABILITY, NORMS, MICROSCOPE = (
+    "Loss",
+    "Throughput",
+    "Stability",
+    "Norms of components",
+    "Microscope",
+)
+_GROUPS = {
+    "tokens_per_second": THROUGHPUT,
+    "model_flops_per_second": THROUGHPUT,
+    "peak_memory_bytes": THROUGHPUT,
+    "loader_wait": THROUGHPUT,
+    "gradient_norm": STABILITY,
+    "skipped_steps": STABILITY,
+    "spike_score/loss": STABILITY,
+    "spike_score/gradient_norm": STABILITY,
+    "learning_rate": STABILITY,
+}
+_FIRST = ("loss/validation", "loss/train", "bits_per_byte/validation", "accuracy/validation")
+_LAYER = re.compile(r"layers\.[0-9]+")
+_INTERVAL = f"mean over seeds, {100 * LEVEL:g} % interval"
+BY_TOKENS = "thousand_tokens/"
+"""Prefix of tags whose step counts thousands of tokens."""
+
+
+def group(tag: str) -> str | None:
+    """The group of a curve; none for what is no result, such as `tokens`."""
+    if tag in _GROUPS:
+        return _GROUPS[tag]
+    if tag.startswith("microscope/"):
+        return MICROSCOPE
+    if tag.startswith(("gradient_norm/", "parameter_norm/", "activation_rms/")):
+        return NORMS
+    return LOSS if tag.endswith(("/validation", "/train")) or "/validation/" in tag else None
+
+
+def has_interval(tag: str) -> bool:
+    """Whether the interval over seeds is drawn: everywhere but for single components, of which there are many."""
+    return group(tag) in (LOSS, THROUGHPUT, STABILITY)
+
+
+def lower_tag(tag: str) -> str:
+    """The tag of the interval's lower end."""
+    return f"over_seeds/{tag}/lower"
+
+
+def upper_tag(tag: str) -> str:
+    """The tag of the interval's upper end."""
+    return f"over_seeds/{tag}/upper"
+
+
+def layout_summary(tags: Iterable[str]) -> Summary.Value:
+    """The layout for the curves that there are.
+
+    Curves with an interval have a chart each; those of components share a chart over all layers.
+
+    Args:
+        tags: of the aggregate runs, those of intervals left out.
+    """
+    charts: dict[str, list[Chart]] = {title: [] for title in (LOSS, THROUGHPUT, STABILITY, NORMS, MICROSCOPE)}
+    lines: dict[tuple[str, str], str] = {}  # by group and title the pattern
+    for tag in sorted(tags, key=_place):
+        name = tag.removeprefix(BY_TOKENS)
+        where = group(name)
+        if where is None:
+            continue
+        if name != tag:
+            lines[where, f"{name} against thousands of tokens"] = f"{re.escape(tag)}$"
+        elif has_interval(tag):
+            series = MarginChartContent.Series(value=tag, lower=lower_tag(tag), upper=upper_tag(tag))
+            charts[where].append(Chart(title=f"{tag}: {_INTERVAL}", margin=MarginChartContent(series=[series])))
+        else:
+            pattern = r"layers\.[0-9]+".join(map(re.escape, _LAYER.split(tag)))
+            lines[where, _LAYER.sub("layers", tag)] = f"{pattern}$"
+    for (where, title), pattern in lines.items():
+        charts[where].append(Chart(title=title, multiline=MultilineChartContent(tag=[pattern])))
+    categories = [
+        Category(title=title, chart=drawn, closed=title in (NORMS, MICROSCOPE))
+        for title, drawn in charts.items()
+        if drawn
+    ]
+    content = Layout(category=categories).SerializeToString()
+    return tensor_summary(metadata.CONFIG_SUMMARY_TAG, metadata.PLUGIN_NAME, [content], scalar=True)
+
+
+def _place(tag: str) -> tuple[int, list[str | int]]:
+    """Losses first, numbers in names by size."""
+    words = [int(word) if word.isdigit() else word for word in re.split("([0-9]+)", tag)]
+    return (_FIRST.index(tag) if tag in _FIRST else len(_FIRST), words)

@@ -1,0 +1,1 @@
+"""What the parts of a stream network do while it trains: measured, judged and drawn."""
