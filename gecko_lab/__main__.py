@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "components": ("gecko_lab.components_command", "components", "list the parts of a network, their options and cost"),
     "data": ("gecko_lab.data.commands", ("prepare", "inspect"), "prepare text for training, look at what was prepared"),
     "grid": ("gecko_lab.grids.grid_command", "run", "train every variant of an ablation and compare them"),
-    "report": ("gecko_lab.reports.report_command", "report", "compare runs and grids: one HTML file, Markdown, LaTeX, CSV"),
+    "report": ("gecko_lab.reports.report_command", "report", "compare runs and grids in one HTML file"),
     "dashboard": ("gecko_lab.dashboard.dashboard_command", "dashboard", "TensorBoard, arranged for comparing variants"),
     "bench": ("gecko_lab.bench", ("kernels", "data"), "time what is fast beside its reference"),
 }

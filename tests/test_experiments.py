@@ -11,9 +11,12 @@ import yaml
 from gecko_lab.__main__ import main
 from gecko_lab.assembly import resolve
 from gecko_lab.configuration import DEFAULT_MODULE, EXPERIMENTS, read_yaml
+from gecko_lab.grids.definition import read_definition
+from gecko_lab.grids.plan import make_plan
 from tests.training import write_text
 
 FILES = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.yaml"))
+GRIDS = [path for path in FILES if "grid" in read_yaml(EXPERIMENTS / path)]
 MOST_LINES = 60
 # Named even where they are the default: what is trained on what, and what an ablation is about.
 NAMED = {"model.network.size", "data.sources", "model.network.layer.memory.init_args.capacity"}
@@ -75,6 +78,7 @@ def test_there_are_the_experiments_that_the_project_names() -> None:
     assert names >= {
         *("quickstart.yaml", "ablate_awm.yaml", "pretrain_125m.yaml", "pretrain_7b.yaml"),
         *("megalodon.yaml", "llama.yaml", "recall.yaml"),
+        *("ablate_components.yaml", "ablate_chunk.yaml", "ablate_recall.yaml", "families.yaml"),
     }
 
 
@@ -91,6 +95,7 @@ def test_experiment_is_short_and_says_what_it_asks(name: Path) -> None:
 @pytest.mark.parametrize("name", FILES, ids=str)
 def test_experiment_states_only_what_differs(name: Path) -> None:
     settings = read_yaml(EXPERIMENTS / name)
+    settings.pop("grid", None)
     module = settings.pop("module", DEFAULT_MODULE)
     network = settings["model"].get("network", {})
     settings["model"]["network"] = {}
@@ -102,6 +107,29 @@ def test_experiment_states_only_what_differs(name: Path) -> None:
             key = ".".join(("model", "network", *path))
             restated[key] = "as without it"
     assert {key: value for key, value in restated.items() if key not in NAMED} == {}
+
+
+@pytest.mark.parametrize("name", GRIDS, ids=str)
+def test_grid_states_only_what_differs_and_names_its_command(name: Path) -> None:
+    text = (EXPERIMENTS / name).read_text(encoding="utf-8")
+    assert f"#   gecko-lab grid {name.name}" in text
+    assert text.splitlines()[0].endswith("?"), "the first line is the question that the report shows"
+    grid = read_yaml(EXPERIMENTS / name)["grid"]
+    whole = read_definition(grid, str(name))
+    for key in set(grid) - {"axes"}:
+        without_key = {other: value for other, value in grid.items() if other != key}
+        assert read_definition(without_key, str(name)) != whole, f"grid.{key} is the default"
+
+
+@pytest.mark.parametrize("name", GRIDS, ids=str)
+def test_grid_can_be_started(name: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(str(name), [])
+    plan.take_budget()
+    plan.check()
+    assert all(variant.steps for variant in plan.variants)
+    assert len(plan.variants) >= 2
+    assert not list(tmp_path.iterdir())
 
 
 def paths(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

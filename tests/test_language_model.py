@@ -140,7 +140,7 @@ def test_fit_leaves_a_run_folder(run: Path) -> None:
     assert config["data"]["sequence_length"] == SEQUENCE_LENGTH
     names = {path.name for path in run.iterdir()} - {"hparams.yaml"}
     assert {name for name in names if not name.startswith("events.")} == {
-        *(".lock", "checkpoints", "config.yaml", "curves.png", "metrics.csv", "run.json")
+        *(".lock", "checkpoints", "config.yaml", "curves.png", "loss_by_position.json", "metrics.csv", "run.json")
     }
 
 

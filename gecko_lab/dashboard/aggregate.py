@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from gecko_lab.dashboard.curves import Curve, RunCurves
-from gecko_lab.reports.spread import LEVEL
+
+LEVEL = 0.95
+"""Of the intervals; that of the report."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,6 @@ def _band(curves: Sequence[Curve | None]) -> Band | None:
         squares = np.where(has, (values - mean) ** 2, 0.0).sum(axis=0)
     freedom = np.maximum(count - 1, 1)
     freedoms, which = np.unique(freedom, return_inverse=True)
-    half = stats.t.ppf((1 + LEVEL) / 2, freedoms)[which] * np.sqrt(squares / freedom / count)
+    half = special.stdtrit(freedoms, (1 + LEVEL) / 2)[which] * np.sqrt(squares / freedom / count)
     half = np.where(count > 1, half, 0.0)
     return Band(steps, mean, mean - half, mean + half, count)

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow
 from pyarrow import csv
 
-from gecko_lab.reports.run_data import METRICS_FILE
-
+METRICS_FILE = "metrics.csv"  # not imported from where it is written: that loads Lightning
 POINTS = 1000
 """Points of a curve that are kept in memory; of more than that, the last in each of so many equal parts."""
 _NO_CURVES = ("step", "epoch")

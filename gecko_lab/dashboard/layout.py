@@ -15,8 +15,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MultilineChartContent,
 )
 
+from gecko_lab.dashboard.aggregate import LEVEL
 from gecko_lab.dashboard.event_folder import tensor_summary
-from gecko_lab.reports.spread import LEVEL
 
 LOSS, THROUGHPUT, STABILITY, NORMS, MICROSCOPE = (
     "Loss",

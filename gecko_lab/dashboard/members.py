@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.grids.record import FILE_NAME as GRID_FILE
 from gecko_lab.grids.record import read_grid
-from gecko_lab.reports.run_data import numbers_of
-from gecko_lab.reports.study import Study, read_studies
+
+if TYPE_CHECKING:
+    from gecko_lab.reports.study import Study
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,10 @@ def one_study(path: Path) -> Study:
     Raises:
         ConfigurationError: there is none, or there are several.
     """
+    from gecko_lab.reports.study import (
+        read_studies,  # loads what statistics need, seconds that a grid does not wait for
+    )
+
     try:
         studies = read_studies([path], base=None, metric=None, tell=lambda what: None)
     except ConfigurationError as error:
@@ -100,7 +105,7 @@ def _of_grid(folder: Path, grid: Mapping[str, Any]) -> Members:
         Member(
             name=described["name"],
             levels={str(axis): str(level) for axis, level in described["levels"].items()},
-            cost=numbers_of(described["cost"]),
+            cost={name: value for name, value in described["cost"].items() if isinstance(value, int | float)},
             steps=steps if isinstance(steps := described.get("steps"), int) else 0,
             runs={int(run["seed"]): folder / run["folder"] for run in described["runs"]},
         )

@@ -24,7 +24,7 @@ def report_summaries(study: Study) -> list[Summary.Value]:
     """Text and images of what is compared, as far as it is."""
     judged = judge(study)
     recall, positions = recall_section(study), positions_section(study)
-    texts = {  # they stand in the order of their names
+    texts: dict[str, list[Section | None]] = {  # they stand in the order of their names
         "1_results": [overview_section(study), results_section(study, judged), effects_section(study, judged)],
         "2_failures": [failures_section(study)],
         "3_budget": [settings_section(study), budget_section(study)],

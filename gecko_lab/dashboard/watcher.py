@@ -7,7 +7,6 @@ from pathlib import Path
 
 from gecko_lab.dashboard.board import MOST_RUNS, Board, Seeds
 from gecko_lab.dashboard.members import members_of, one_study, read_members
-from gecko_lab.dashboard.report_part import report_summaries
 from gecko_lab.grids.record import FILE_NAME as GRID_FILE
 
 _SHARE = 0.05  # of the time that report tables and pictures may take
@@ -46,6 +45,8 @@ class Watcher:
 
     def report(self) -> None:
         """Show tables, verdicts and pictures of what is there; the errors are those of `look`."""
+        from gecko_lab.dashboard.report_part import report_summaries  # loads what statistics and pictures need
+
         begin = time.monotonic()
         study = one_study(self._path)
         self._members = members_of(study)

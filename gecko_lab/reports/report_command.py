@@ -93,7 +93,8 @@ def _place(output: str | None, studies: Sequence[Study]) -> Path:
     """The path of the report without its ending."""
     if output is None:
         folder = Path(os.path.commonpath([study.folder.absolute() for study in studies]))
-        return Path(os.path.relpath(folder)) / "report"
+        below = folder.is_relative_to(Path.cwd())
+        return (folder.relative_to(Path.cwd()) if below else folder) / "report"
     path = Path(output).expanduser()
     if path.is_dir() or output.endswith(os.sep):
         return path / "report"

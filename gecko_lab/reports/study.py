@@ -216,7 +216,8 @@ def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _name(group: list[RunData], differing: list[str], taken: set[str]) -> str:
     """`capacity=2, lr=0.001` where that is short and says which it is; else the name of the first folder."""
     settings = group[0].settings or {}
-    short = ", ".join(f"{key.rsplit('.', 1)[-1]}={settings[key]}" for key in differing if key in settings)
+    known = {key.rsplit(".", 1)[-1]: settings[key] for key in differing if key in settings}
+    short = ", ".join(f"{key}={'null' if value is None else value}" for key, value in known.items())
     name = short if len(group) > 1 and 0 < len(short) <= _LONGEST_NAME else group[0].folder.resolve().name
     return name if name not in taken else str(group[0].folder)
 

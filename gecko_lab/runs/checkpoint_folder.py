@@ -120,7 +120,7 @@ class CheckpointFolder:
                     self.set_aside_damaged(step)
                 continue
             return self.checkpoint(step)
-        if steps:
+        if steps or any(self.path.glob("*.damaged")):  # to begin anew here would be to lose what was logged
             raise DamagedCheckpoint(
                 f"{self.path}: every checkpoint is damaged (now named .damaged); --fresh starts over beside this run"
             )

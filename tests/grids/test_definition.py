@@ -18,7 +18,9 @@ def test_read_definition_fills_in_defaults() -> None:
     assert (definition.retries, definition.budget) == (1, None)
 
 
-@pytest.mark.parametrize(("match", "dimension"), [("flops", "hidden_dim"), ("state", "value_dim"), (None, "hidden_dim")])
+@pytest.mark.parametrize(
+    ("match", "dimension"), [("flops", "hidden_dim"), ("state", "value_dim"), (None, "hidden_dim")]
+)
 def test_read_definition_knows_by_what_a_cost_is_matched(match: str | None, dimension: str) -> None:
     definition = read_definition({"axes": AXES, "match": match}, "grid.yaml")
     assert (definition.match, definition.match_by) == (match or "none", dimension)
@@ -27,7 +29,10 @@ def test_read_definition_knows_by_what_a_cost_is_matched(match: str | None, dime
 def test_read_definition_reads_names_that_yaml_has_made_into_values() -> None:
     grid = {"axes": {"memory": {True: {}, False: {"m": None}}, "c": {0.5: {"x": 1}, 1: None}}, "base": {"c": 1}}
     definition = read_definition(grid, "grid.yaml")
-    assert {axis: list(levels) for axis, levels in definition.axes.items()} == {"memory": ["on", "off"], "c": ["0.5", "1"]}
+    assert {axis: list(levels) for axis, levels in definition.axes.items()} == {
+        "memory": ["on", "off"],
+        "c": ["0.5", "1"],
+    }
     assert definition.base == {"memory": "on", "c": "1"}
 
 

@@ -54,7 +54,9 @@ def test_write_leaves_configurations_that_fit_reads_as_they_were_planned(tmp_pat
 
 def test_write_leaves_grid_json(tmp_path: Path) -> None:
     axes = {"width": {"16": {}, "24": {VALUE_DIM: 24}}}
-    plan = plan_of(tmp_path, {**GRID, "axes": axes, "budget": "20 steps", "metric": "loss/train", "match": "parameters"})
+    plan = plan_of(
+        tmp_path, {**GRID, "axes": axes, "budget": "20 steps", "metric": "loss/train", "match": "parameters"}
+    )
     plan.write()
     record = read_grid(plan.folder)
     assert record == json.loads((plan.folder / "grid.json").read_text())
@@ -179,7 +181,10 @@ def test_check_lets_cells_be_added_beside_runs_that_are_there(tmp_path: Path) ->
         ('{"format": "gecko-lab-run"}', "is not the record of a grid"),
         ('{"format": "gecko-lab-grid", "format_version": 9}', "is of format 9"),
         ('{"format": "gecko-lab-grid", "format_version": 1}', "is damaged"),
-        ('{"format": "gecko-lab-grid", "format_version": 1, "seeds": [], "variants": [3], "axes": {}, "base": {}}', "dam"),
+        (
+            '{"format": "gecko-lab-grid", "format_version": 1, "seeds": [], "variants": [3], "axes": {}, "base": {}}',
+            "dam",
+        ),
     ],
 )
 def test_read_grid_refuses_what_is_no_record(text: str, message: str, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from gecko_lab.grids.variants import Variant, flags, read_variant, read_variants
 from tests.grids.tiny import MEMORY, VALUE_DIM, write_grid
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("abc é0'\":{}#,", max_size=8)
-VALUES = st.recursive(PLAIN, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text("ab", min_size=1), x, max_size=3))
+VALUES = st.recursive(
+    PLAIN, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text("ab", min_size=1), x, max_size=3)
+)
 
 
 def base(folder: Path) -> list[str]:
