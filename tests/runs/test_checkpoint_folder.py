@@ -84,9 +84,9 @@ def test_newest_passes_over_what_is_damaged(folder: CheckpointFolder, capsys: py
     assert capsys.readouterr().err.count("going on with the one before it") == 2
     for step in (1, 2):
         folder.checkpoint(step).write_bytes(b"")
-    with pytest.raises(DamagedCheckpoint, match="every checkpoint is damaged"):
-        folder.newest(set_aside=True)
-    assert folder.newest(set_aside=True) is None
+    for _ in range(2):  # a run does not begin anew in the folder of one that cannot go on
+        with pytest.raises(DamagedCheckpoint, match="every checkpoint is damaged"):
+            folder.newest(set_aside=True)
 
 
 def test_steps_knows_its_own_names_alone(folder: CheckpointFolder) -> None:
