@@ -64,7 +64,7 @@ def one_line(message: str) -> str:
 def run_function(function: Callable[..., Any], program: str, arguments: list[str]) -> Any:
     """Call a function with what the command line gives: its signature and docstring are the options.
 
-    Keyword-only parameters are flags; the others may be left out and are given by place.
+    Keyword-only parameters are flags; the others may be left out and are given by place, `*names` as many as one likes.
     """
     described = docstring_parser.parse(inspect.getdoc(function) or "")
     description = "\n\n".join(text for text in (described.short_description, described.long_description) if text)
@@ -75,12 +75,17 @@ def run_function(function: Callable[..., Any], program: str, arguments: list[str
     parser.add_function_arguments(function, as_group=False, skip={p.name for p in places})
     for place in places:
         text = next((p.description for p in described.params if p.arg_name == place.name), None)
-        parser.add_argument(place.name, nargs="?", default=place.default, help=text)
+        several = place.kind is place.VAR_POSITIONAL
+        default = [] if several else place.default
+        parser.add_argument(place.name, nargs="*" if several else "?", default=default, help=text)
     following = [*arguments[1:], ""]
     arguments = [  # `--json` alone is `--json true`
         f"{word}=true" if word in switches and after.lower() not in ("true", "false") else word
         for word, after in zip(arguments, following, strict=False)
     ]
     values = parser.parse_args(arguments).as_dict()
-    given = [values.pop(place.name) for place in places]
+    given: list[Any] = []
+    for place in places:
+        value = values.pop(place.name)
+        given += value if place.kind is place.VAR_POSITIONAL else [value]
     return function(*given, **values)

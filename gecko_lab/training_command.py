@@ -131,6 +131,8 @@ class TrainingCLI(LightningCLI):
         trainer, checkpoint = settings.trainer, settings.get("ckpt_path") or ""
         if self.subcommand != "fit" and not checkpoint:
             raise ConfigurationError("--ckpt_path: which checkpoint? They stand in a run's folder under checkpoints/")
+        if trainer.default_root_dir is not None:
+            raise ConfigurationError("trainer.default_root_dir: name the run's folder with --run instead")
         if settings.get("weights_only") is None:  # Lightning would unpickle what it fetches from afar
             settings.weights_only = True
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
@@ -186,8 +188,7 @@ class TrainingCLI(LightningCLI):
         if trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(Progress())
         if self._place.path is not None:
-            if trainer.default_root_dir is None:
-                kwargs["default_root_dir"] = str(self._place.path)
+            kwargs["default_root_dir"] = str(self._place.path)
             if trainer.logger in (None, True):
                 fitting = self.subcommand == "fit"
                 if self._main_process and fitting:

@@ -113,6 +113,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["fit", "--model.optimizer.batch_tokens=100"], ["model.optimizer.batch_tokens", "100", "128"]),
     (["fit", "--run", "taken"], ["--run", "taken", "holds something else than a run"]),
     (["validate", "--ckpt_path", "x.foo", "--run", "taken"], ["--ckpt_path", "x.foo", "not a checkpoint"]),
+    (["fit", "--trainer.default_root_dir=elsewhere"], ["trainer.default_root_dir", "--run"]),
     (["fit", "--module", "RecalTask"], ["module", "'RecalTask'", "RecallTask"]),
     (["fit", "--checkpoint.every", "often"], ["checkpoint.every", "often", "10 minutes"]),
     (["fit", "--checkpoint.keep_last=0"], ["checkpoint.keep_last", "at least 1"]),

@@ -25,7 +25,7 @@ Seeds = Literal["auto", "show", "hide"]
 
 MOST_RUNS = 40
 """TensorBoard begins with nothing selected where there are more runs than that."""
-SEEDS_FOLDER = "seeds"
+SEEDS_FOLDER, REPORT_FOLDER = "seeds", "report"
 _UNSAFE = re.compile(r"[\x00-\x1f/\\]")
 
 
@@ -101,7 +101,7 @@ class Board:
     def _take(self, members: Sequence[Member]) -> None:
         """Show these variants; what was read of them before is kept."""
         known, self._shown = self._shown, {}
-        taken = {SEEDS_FOLDER}
+        taken = {SEEDS_FOLDER, REPORT_FOLDER}
         for member in members:
             name = _free_name(member.name, taken)
             taken.add(name)
@@ -143,8 +143,7 @@ class Board:
         if head == self._head:
             return False
         self._head = head
-        name = _free_name("report", {shown.name for shown in self._shown.values()})
-        write_events(self.folder / name, Content(summaries=head))
+        write_events(self.folder / REPORT_FOLDER, Content(summaries=head))
         return True
 
 

@@ -97,16 +97,17 @@ class RunCurves:
                 parse_options=csv.ParseOptions(invalid_row_handler=lambda row: "skip"),
                 convert_options=csv.ConvertOptions(null_values=[""]),  # `nan` is a value
             )
-        except pyarrow.ArrowInvalid:  # no table
+            names = table.column_names
+        except (pyarrow.ArrowInvalid, UnicodeDecodeError):  # no table
             return
-        if "step" not in table.column_names or not len(table):
+        if "step" not in names or not len(table):
             return
         steps = _numbers(table["step"])
         if not np.isfinite(steps).any():
             return
         self.last_step = max(self.last_step, int(np.nanmax(steps)))
         length = max(1, math.ceil(max(self.steps, self.last_step) / POINTS))
-        for name in table.column_names:
+        for name in names:
             if name in _NO_CURVES or pyarrow.types.is_null(table[name].type):
                 continue
             written = np.isfinite(steps) & ~table[name].is_null().to_numpy()

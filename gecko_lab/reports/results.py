@@ -164,8 +164,8 @@ def _values(study: Study, judged: Judged) -> Table:
     note = (
         "No intervals: one seed does not tell how much the seed alone changes."
         if single
-        else f"Means over the seeds with {_PERCENT} t intervals, each from the variant's own seeds alone, none with one "
-        "seed. The differences below use that seeds are paired, and are more precise than these intervals suggest."
+        else f"Means over the seeds with {_PERCENT} t intervals, each from the variant's own seeds alone, none with "
+        "one seed. The differences below use that seeds are paired, and are more precise than these intervals suggest."
     )
     return Table("values", "Final and best values", columns, rows, note=note)
 

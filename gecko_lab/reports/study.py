@@ -166,7 +166,9 @@ def _read_grid_study(folder: Path, tell: Tell) -> Study:
         )
         for run in described["runs"]:
             tell(f"reading {folder / run['folder']}")
-            variant.runs.append(read_run(folder / run["folder"], int(run["seed"])))
+            if not isinstance(run["seed"], int):
+                raise ConfigurationError(f"{folder / GRID_FILE}: the seed {run['seed']!r} is not a whole number")
+            variant.runs.append(read_run(folder / run["folder"], run["seed"]))
         variants.append(variant)
     levels = {str(axis): str(level) for axis, level in grid["base"].items()}
     base = next((variant.name for variant in variants if variant.levels == levels), variants[0].name)
@@ -203,7 +205,7 @@ def _loose_study(folders: list[Path], tell: Tell) -> Study:
         cost = first.cost
         variants.append(Variant(name, cost=cost, steps=None if steps is None else int(steps), runs=kept))
     folder = common if len(runs) > 1 else runs[0].folder
-    return Study(folder.name, folder, variants, variants[0].name, "", "", duplicates=duplicates)
+    return Study(folder.resolve().name, folder, variants, variants[0].name, "", "", duplicates=duplicates)
 
 
 def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -54,14 +54,14 @@ def test_file_holds_last_and_best_and_goes_on_exactly(tmp_path: Path) -> None:
             copy_of(tmp_path / "whole", tmp_path / "killed")
 
     with at_boundary(look):
-        assert fit(tmp_path, "whole") == 0
+        assert fit(tmp_path, "whole", checkpoint__keep_best=0) == 0
     killed = read_position_losses(tmp_path / "killed")
     assert killed is not None
     assert killed["last"]["step"] == 6
     seen: list[bool] = []
     with at_boundary(lambda trainer: seen.append((tmp_path / "killed" / FILE_NAME).exists())):
-        assert fit(tmp_path, "killed") == 0
-    assert seen[0] is False, "step 5 comes before the first validation"
+        assert fit(tmp_path, "killed", checkpoint__keep_best=0) == 0
+    assert seen[0] is False, "it goes on from step 4, before the first validation"
     texts = [(tmp_path / run / FILE_NAME).read_text(encoding="utf-8") for run in ("whole", "killed")]
     assert texts[0] == texts[1]
     content = read_position_losses(tmp_path / "whole")
@@ -87,7 +87,8 @@ def test_best_is_a_number_where_there_was_one(losses: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{", '{"format": "x"}', json.dumps({"format": "gecko-lab-loss-by-position", "format_version": 1})]
+    "content",
+    ["", "[]", "{", '{"format": "x"}', json.dumps({"format": "gecko-lab-loss-by-position", "format_version": 1})],
 )
 def test_read_position_losses_refuses_what_is_not_whole(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE_NAME).write_text(content, encoding="utf-8")

@@ -38,7 +38,7 @@ def test_layout_has_its_groups_in_order(charts: dict[str, list]) -> None:
 
 def test_layout_shows_each_curve_once(charts: dict[str, list]) -> None:
     shown = dict.fromkeys(TAGS, 0)
-    for chart in (chart for group in charts.values() for chart in group):
+    for chart in (chart for drawn in charts.values() for chart in drawn):
         for pattern in chart.multiline.tag:
             assert pattern.endswith("$")  # or TensorBoard takes it for a prefix
             for tag in TAGS:

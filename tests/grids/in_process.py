@@ -1,21 +1,25 @@
 """A launcher that trains in this process: nothing is imported anew."""
 
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
 from gecko_lab.__main__ import main
 from gecko_lab.grids.launcher import Job
 
 
 class InProcess:
-    """Runs each job as it is started; its output is this process's."""
+    """Runs each job as it is started."""
 
     slots = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
         self._ended: list[tuple[Job, int]] = []
 
     def start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        job.log.touch()
-        self._ended.append((job, main(list(job.words))))
+        with job.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+            code = main(list(job.words))
+        self._ended.append((job, code))
 
     def ended(self) -> list[tuple[Job, int]]:
         ended, self._ended = self._ended, []

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from gecko_lab.__main__ import main
+from gecko_lab.grids import grid_command
 from gecko_lab.grids.grid_command import split
 from gecko_lab.grids.launcher import Job, LocalLauncher
 from gecko_lab.grids.plan import Plan, make_plan
 from gecko_lab.grids.results import run_records
 from gecko_lab.runs.folder import read_record, run_state
 from gecko_lab.runs.lock import is_locked
+from tests.grids.in_process import InProcess
 from tests.grids.tiny import VALUE_DIM, write_grid
 from tests.runs import forked
 from tests.runs.comparison import assert_same_run
@@ -77,7 +79,9 @@ def in_training(plan: Plan, least: int = 2) -> int | None:
         path = run.folder / "metrics.csv"
         rows = path.read_bytes().count(b"\n") if path.exists() else 0
         if record is not None and run_state(run.folder) == "running" and least < rows < 12:
-            return int(record["starts"][-1]["pid"])
+            pid = int(record["starts"][-1]["pid"])
+            if Path(f"/proc/{pid}").exists():  # else it is that of the start before
+                return pid
     return None
 
 
@@ -176,14 +180,36 @@ def test_grid_dry_run_starts_and_writes_nothing(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "grid").exists()
 
 
-def test_grid_starts_nothing_where_a_trial_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    axes = {"sources": {"there": {}, "missing": {"data.sources": str(tmp_path / "nowhere.txt")}}}
-    config = write_grid(tmp_path, {"axes": axes})
-    assert main(["grid", str(config), "--folder", str(tmp_path / "grid"), "--jobs", "2"]) == 2
-    error = capfd.readouterr().err
+MISSING: dict[str, Any] = {"there": {}, "missing": {"data.sources": "nowhere.txt"}}
+
+
+def test_grid_starts_nothing_where_a_trial_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid_command, "LocalLauncher", InProcess)
+    config = write_grid(tmp_path, {"axes": {"sources": MISSING}})
+    assert main(["grid", str(config), "--folder", str(tmp_path / "grid")]) == 2
+    error = capsys.readouterr().err
+    assert "tried sources-there" in error
     assert "sources-missing does not train" in error
     assert "nowhere.txt" in error
     assert not (tmp_path / "grid").exists()
+
+
+def test_grid_reports_runs_that_failed_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid_command, "LocalLauncher", InProcess)
+    config = write_grid(tmp_path, {"axes": {"sources": MISSING}, "metric": "loss/validatoin"})
+    assert main(["grid", str(config), "--folder", str(tmp_path / "grid"), "--no_trial"]) == 1
+    captured = capsys.readouterr()
+    states = [text for text in captured.err.splitlines() if text.startswith("sources-missing/seed-0:")]
+    assert states[-1] == "sources-missing/seed-0: failed, attempt 2"
+    report = captured.err.partition("sources-missing/seed-0 failed; the end of ")[2]
+    assert "nowhere.txt" in report
+    shown = " ".join(captured.out.split())
+    assert "not compared" in shown
+    assert "no finished run has logged loss/validatoin; did you mean loss/validation" in shown
 
 
 @pytest.mark.parametrize(

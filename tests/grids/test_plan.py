@@ -140,7 +140,7 @@ def test_check_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     plan.folder.mkdir()
     plan.check()
     (plan.folder / "thesis.tex").touch()
-    with pytest.raises(ConfigurationError, match="--folder: .* holds something else than a grid"):
+    with pytest.raises(ConfigurationError, match=r"--folder: .* holds something else than a grid"):
         plan.check()
 
 

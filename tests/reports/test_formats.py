@@ -90,7 +90,9 @@ def test_latex_escapes_what_it_would_obey(troubled: Path) -> None:
 
 def test_text_cannot_leave_its_place(tmp_path: Path) -> None:
     evil = '"><b>x</b>\ud800\x00'
-    table = Table("t", evil, ["a", evil], [[words(evil), Cell(evil, 1.0, evil, "a/../" + evil.replace("\ud800", ""))]], evil)
+    table = Table(
+        "t", evil, ["a", evil], [[words(evil), Cell(evil, 1.0, evil, "a/../" + evil.replace("\ud800", ""))]], evil
+    )
     made = Report(evil, evil, [Chapter(evil, evil, [Section("s", evil, [evil], [table], [evil])])])
     (tmp_path / "r.html").write_text(as_html(made), encoding="utf-8")
     page = Page(tmp_path / "r.html")

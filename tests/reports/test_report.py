@@ -102,7 +102,9 @@ def test_recall_by_distance(tmp_path: Path) -> None:
     write_grid(tmp_path / "g", num_variants=2, num_seeds=2, num_rows=10, recall=True)
     task = {"class_path": "KeyValueOverwrites", "init_args": {"length": 127, "num_values": 8}}
     for config in (tmp_path / "g").rglob("config.yaml"):
-        config.write_text(config.read_text(encoding="utf-8") + f"\ndata: {json.dumps({'task': task})}\n", encoding="utf-8")
+        config.write_text(
+            config.read_text(encoding="utf-8") + f"\ndata: {json.dumps({'task': task})}\n", encoding="utf-8"
+        )
     make(tmp_path / "g")
     found = numbers(tmp_path / "g" / "report.csv")
     last = [
@@ -120,7 +122,9 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
     text = Page(tmp_path / "g" / "report.html").text
     assert "one seed does not tell" in text
     assert "no verdict, because the noise between seeds is unknown" in text
-    assert "[" not in numbers(tmp_path / "g" / "report.csv")["values", "memory-level-1", "final loss/validation"]["text"]
+    assert (
+        "[" not in numbers(tmp_path / "g" / "report.csv")["values", "memory-level-1", "final loss/validation"]["text"]
+    )
 
 
 def test_one_run_only(tmp_path: Path) -> None:
@@ -160,7 +164,15 @@ def test_nothing_finished_yet(tmp_path: Path) -> None:
 
 def test_base_and_metric_are_chosen(tmp_path: Path) -> None:
     write_grid(tmp_path / "g", num_seeds=2, num_rows=10)
-    make(tmp_path / "g", "--base", "memory-level-2", "--metric", "bits_per_byte/validation", "--output", tmp_path / "x.html")
+    make(
+        tmp_path / "g",
+        "--base",
+        "memory-level-2",
+        "--metric",
+        "bits_per_byte/validation",
+        "--output",
+        tmp_path / "x.html",
+    )
     found = numbers(tmp_path / "x.csv")
     assert "better by" in found["differences", "memory-base", "verdict"]["text"]
     assert "bits per byte" in found["differences", "memory-base", "verdict"]["text"]
