@@ -19,3 +19,9 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` where one of `valid` is near to `name`, otherwise the empty string."""
     nearest = difflib.get_close_matches(name, list(valid), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def require(name: str, value: int, minimum: int) -> None:
+    """Refuse a value that is too small."""
+    if value < minimum:
+        raise DataError(f"{name} must be at least {minimum}, not {value}.")

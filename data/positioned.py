@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from gecko_lab.data.errors import DataError
+from gecko_lab.data.errors import DataError, require
 from gecko_lab.data.loader import batch_loader
 from gecko_lab.data.order import EvaluationSampler, SampleOrder, TrainingSampler
 
@@ -108,9 +108,3 @@ class PositionedDataModule(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the position of a checkpoint, whatever the number of ranks."""
         self.position = int(state_dict["position"])
-
-
-def require(name: str, value: int, minimum: int) -> None:
-    """Refuse a value that is too small."""
-    if value < minimum:
-        raise DataError(f"{name} must be at least {minimum}, not {value}.")

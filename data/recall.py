@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gecko_lab.data.errors import DataError
+from gecko_lab.data.errors import DataError, require
 from gecko_lab.data.order import Indices, SampleOrder
-from gecko_lab.data.positioned import PositionedDataModule, require
+from gecko_lab.data.positioned import PositionedDataModule
 from gecko_lab.data.synthetic import SyntheticTask
 
 # Training counts its samples from 0 and never comes this far.

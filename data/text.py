@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from gecko_lab.data.carried import CarriedOrder, CarriedSequences, Positions
 from gecko_lab.data.dataset import TokenDataset
-from gecko_lab.data.errors import DataError, suggestion
+from gecko_lab.data.errors import DataError, require, suggestion
 from gecko_lab.data.folders import DEFAULT_CACHE_BYTES
 from gecko_lab.data.mixture import (
     MixtureOrder,
@@ -26,7 +26,7 @@ from gecko_lab.data.mixture import (
 from gecko_lab.data.ngram import order2_bits_per_byte
 from gecko_lab.data.order import SampleOrder, ShuffledOrder, SpreadOrder
 from gecko_lab.data.packing import BestFitSequences
-from gecko_lab.data.positioned import PositionedDataModule, require
+from gecko_lab.data.positioned import PositionedDataModule
 from gecko_lab.data.preparation import DEFAULT_CACHE_FOLDER, Preparation
 from gecko_lab.data.sequences import Batch, ContiguousSequences, Sequences
 from gecko_lab.data.split import TRAIN, VALIDATION

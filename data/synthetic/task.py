@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gecko_lab.data.errors import DataError
-from gecko_lab.data.positioned import require
+from gecko_lab.data.errors import DataError, require
 from gecko_lab.data.synthetic.draws import Draws, Integers
 
 

@@ -67,8 +67,8 @@ def _forest(study: Study, comparison: Comparison) -> Any | None:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         unit = unit_of(study.metric)
         better = "← better" if study.mode == "min" else "better →"
-        axes.set_xlabel(plain(f"{study.metric} minus that of {study.base}{f' ({unit})' if unit else ''}   {better}"))
-        axes.set_title("Filled: evidence of a difference", fontsize=9)
+        axes.set_xlabel(plain(f"{study.metric}{f' ({unit})' if unit else ''} minus that of the base   {better}"))
+        axes.set_title(f"base: {plain(study.base)}\nfilled: evidence of a difference", fontsize=8, loc="left")
     return figure
 
 

@@ -17,7 +17,7 @@ from gecko_lab.reports.provenance import failures_section
 from gecko_lab.reports.results import effects_section, judge, results_section
 from gecko_lab.reports.study import Study
 
-_WRITTEN = "As far as it is now; `gecko-lab report` writes all of it into a file."
+_WRITTEN = "As far as it is now. All of it: gecko-lab report."
 
 
 def report_summaries(study: Study) -> list[Summary.Value]:

@@ -15,7 +15,7 @@ from gecko_lab.grids.plan import Plan, make_plan
 from gecko_lab.grids.plan_table import print_plan
 from gecko_lab.grids.prediction import finish_predictions, predict
 from gecko_lab.grids.progress import RunProgress
-from gecko_lab.grids.results import noise_of, results_table, run_records
+from gecko_lab.grids.results import missing_metric, noise_of, results_table, run_records
 from gecko_lab.grids.scheduler import Scheduler
 from gecko_lab.grids.table import Display
 from gecko_lab.parser import run_function
@@ -23,6 +23,7 @@ from gecko_lab.runs.lock import RunLock, RunLocked
 
 _VALUES = ("--folder", "--jobs", "--retries", "--noise")
 _SWITCHES = ("--dry_run", "--no_trial", "--json")
+_SPELLINGS = {"--dry-run": "--dry_run", "--no-trial": "--no_trial"}
 FAILED = 1
 """The exit code where runs have failed for good."""
 
@@ -122,6 +123,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
+        word = _SPELLINGS.get(word, word)
         flag, has_value, _ = word.partition("=")
         if flag in _VALUES:
             own += [word] if has_value else [word, *queue[:1]]
@@ -200,6 +202,8 @@ def _conclude(plan: Plan, progress: list[RunProgress], signum: int | None, optio
     elif signum is None:
         console = Console()
         console.print(results_table(plan, records))
+        if missing := missing_metric(plan, records):
+            console.print(missing, soft_wrap=True, markup=False, highlight=False)
         console.print(f"grid folder  {plan.folder}", soft_wrap=True)
         console.print(f"next         gecko-lab report {plan.folder}", soft_wrap=True)
         console.print(f"             gecko-lab dashboard {plan.folder}", soft_wrap=True)

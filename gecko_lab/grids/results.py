@@ -61,10 +61,16 @@ def results_table(plan: Plan, records: list[dict[str, Any]]) -> Table:
         shown = [f"{number:.4f}" for number in numbers] or [""] * 3
         verdict = "base" if variant is plan.base else verdicts[variant.name]
         table.add_row(variant.name, str(len(values)), *shown, verdict)
-    if not any(_is_known(one["value"]) for one in records):
-        logged = {name for one in records for row in read_metrics(plan.folder / one["folder"]) for name in row}
-        table.caption = f"no finished run has logged {metric}{nearest(metric, logged)}"
     return table
+
+
+def missing_metric(plan: Plan, records: list[dict[str, Any]]) -> str | None:
+    """What to say where no run has the metric that the grid compares; none where one has it."""
+    if any(_is_known(one["value"]) for one in records):
+        return None
+    logged = {name for one in records for row in read_metrics(plan.folder / one["folder"]) for name in row}
+    metric = plan.definition.metric
+    return f"no finished run has logged {metric}{nearest(metric, [name for name in logged if '/validation' in name])}"
 
 
 def _verdicts(plan: Plan, records: list[dict[str, Any]]) -> dict[str, str]:

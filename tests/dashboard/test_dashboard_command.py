@@ -77,7 +77,7 @@ def test_dashboard_that_is_open_is_not_written_by_another(small_grid: Path, caps
         (["nowhere"], "nowhere is not there"),
         (["GRID", "--refresh=0"], "--refresh must be at least 1 second, got 0"),
         (["GRID", "--port=70000"], "--port must lie between 0 and 65535"),
-        (["GRID", "--host=no.such.host.invalid"], "there is no such host"),
+        (["GRID", "--host=192.0.2.1"], "--host 192.0.2.1: cannot be listened on"),
         (["GRID", "--prot=1"], "did you mean"),
     ],
 )
@@ -110,4 +110,4 @@ def test_require_free_refuses_a_port_that_is_taken(taken_port: int) -> None:
 def test_dashboard_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["dashboard", "--help"])
-    assert "Example: gecko-lab dashboard" in capsys.readouterr().out
+    assert "Example: gecko-lab dashboard" in " ".join(capsys.readouterr().out.split())
