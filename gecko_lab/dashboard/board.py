@@ -132,7 +132,8 @@ class Board:
     def _write_head(self, members: Members) -> bool:
         """Layout, columns, pictures and text; whether anything of it is new."""
         tags = {tag for shown in self._shown.values() for tag in shown.bands}
-        tags |= {BY_TOKENS + tag for tag in against_tokens(members.metric) & tags}
+        if any("tokens_per_step" in member.cost for member in members.variants):
+            tags |= {BY_TOKENS + tag for tag in against_tokens(members.metric) & tags}
         columns = experiment_summary(
             axes=members.axes,
             variants=[member.name for member in members.variants],

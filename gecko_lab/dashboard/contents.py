@@ -72,12 +72,14 @@ def variant_content(
         if group(tag) is None:
             continue
         band = whole.thinned(resolution.of(tag))
-        content.scalars[tag] = (band.steps, band.mean)
-        if has_interval(tag):
-            content.scalars[lower_tag(tag)] = (band.steps, band.lower)
-            content.scalars[upper_tag(tag)] = (band.steps, band.upper)
+        places = {tag: band.steps}
         if per_step and tag in against_tokens(metric):
-            content.scalars[BY_TOKENS + tag] = ((band.steps * per_step / 1000).round(), band.mean)
+            places[BY_TOKENS + tag] = (band.steps * per_step / 1000).round()
+        for shown, steps in places.items():
+            content.scalars[shown] = (steps, band.mean)
+            if has_interval(tag):
+                content.scalars[lower_tag(shown)] = (steps, band.lower)
+                content.scalars[upper_tag(shown)] = (steps, band.upper)
     ends = {tag: (int(band.steps[-1]), float(band.mean[-1])) for tag, band in bands.items()}
     content.scalars |= _finals(member, ends, metric)
     return content

@@ -84,11 +84,11 @@ def layout_summary(tags: Iterable[str]) -> Summary.Value:
         where = group(name)
         if where is None:
             continue
-        if name != tag:
-            lines[where, f"{name} against thousands of tokens"] = f"{re.escape(tag)}$"
-        elif has_interval(tag):
+        if has_interval(name):
             series = MarginChartContent.Series(value=tag, lower=lower_tag(tag), upper=upper_tag(tag))
-            charts[where].append(Chart(title=f"{tag}: {_INTERVAL}", margin=MarginChartContent(series=[series])))
+            title = f"{name}{' against thousands of tokens' if name != tag else ''}: {_INTERVAL}"
+            # the page shows these in reverse
+            charts[where].insert(0, Chart(title=title, margin=MarginChartContent(series=[series])))
         else:
             pattern = r"layers\.[0-9]+".join(map(re.escape, _LAYER.split(tag)))
             lines[where, _LAYER.sub("layers", tag)] = f"{pattern}$"
@@ -103,7 +103,8 @@ def layout_summary(tags: Iterable[str]) -> Summary.Value:
     return tensor_summary(metadata.CONFIG_SUMMARY_TAG, metadata.PLUGIN_NAME, [content], scalar=True)
 
 
-def _place(tag: str) -> tuple[int, list[str | int]]:
-    """Losses first, numbers in names by size."""
-    words = [int(word) if word.isdigit() else word for word in re.split("([0-9]+)", tag)]
-    return (_FIRST.index(tag) if tag in _FIRST else len(_FIRST), words)
+def _place(tag: str) -> tuple[int, bool, list[str | int]]:
+    """Losses first, each beside itself against tokens; numbers in names by size."""
+    name = tag.removeprefix(BY_TOKENS)
+    words = [int(word) if word.isdigit() else word for word in re.split("([0-9]+)", name)]
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name != tag, words)

@@ -57,7 +57,8 @@ class Watcher:
 
     def report_if_due(self) -> None:
         """`report`, where something has changed, and not so often that it would slow down what it looks at."""
-        if self._report_is_old and time.monotonic() >= self._report_after:
+        # without a grid nothing else finds runs that are new
+        if (self._report_is_old or self._grid is None) and time.monotonic() >= self._report_after:
             self.report()
 
     def notes(self) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.dashboard.conftest import PATIENCE, Dashboard
+from tests.dashboard.serving import PATIENCE, Dashboard
 
 CHROMIUM = Path("/usr/bin/chromium")
 # Nothing but the page is asked for.
@@ -60,6 +60,8 @@ def test_time_series_show_the_variants_and_their_losses(page: Any, dashboard: Da
 def test_custom_scalars_show_their_groups_with_every_variant_checked(page: Any, dashboard: Dashboard) -> None:
     page.goto(f"{dashboard.url}#custom_scalars")
     page.get_by_text("loss/validation: mean over seeds, 95 % interval").first.wait_for()
+    titles = page.get_by_text("mean over seeds, 95 % interval").all_inner_texts()
+    assert titles[0].startswith("loss/validation")
     for group in ("Loss", "Throughput", "Stability"):
         page.get_by_text(group, exact=True).first.wait_for()
     for variant in VARIANTS:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gecko_lab.dashboard.layout import lower_tag, upper_tag
-from tests.dashboard.conftest import Dashboard, served
+from tests.dashboard.serving import Dashboard, served
 from tests.fake_runs import write_grid
 
 VARIANTS = ["memory-base", "memory-level-1", "memory-level-2"]
