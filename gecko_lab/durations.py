@@ -23,12 +23,13 @@ class Length(NamedTuple):
     unit: Unit
 
 
-def read(duration: Duration, where: str) -> Length:
+def read(duration: Duration, where: str, *, times: bool = True) -> Length:
     """What a duration says.
 
     Args:
         duration: steps as a number, or words such as `"200 steps"`, `"50M tokens"`, `"10 minutes"`, `"1.5 hours"`.
         where: the key that holds it, for the message.
+        times: whether minutes and hours are durations here.
 
     Raises:
         ConfigurationError: if it cannot be read.
@@ -36,12 +37,12 @@ def read(duration: Duration, where: str) -> Length:
     if isinstance(duration, int) and not isinstance(duration, bool) and duration >= 0:
         return Length(duration, "steps")
     match = _PATTERN.fullmatch(str(duration))
-    if match is None:
-        raise ConfigurationError(
-            f"{where}: expected steps, tokens or minutes, such as 200, '50M tokens' or '10 minutes', got {duration!r}"
-        )
-    number, factor, unit = match.groups()
+    number, factor, unit = match.groups() if match else ("", "", "")
     unit = (unit or "").lower().rstrip("s")
+    if match is None or (unit in ("minute", "hour") and not times):
+        with_times = "steps, tokens or minutes, such as 200, '50M tokens' or '10 minutes'"
+        expected = with_times if times else "steps or tokens, such as 200 or '50M tokens'"
+        raise ConfigurationError(f"{where}: expected {expected}, got {duration!r}")
     count = float(number.replace("_", "")) * _FACTORS[factor.lower()]
     if unit in ("minute", "hour"):
         return Length(count * (60 if unit == "hour" else 1), "minutes")
@@ -61,7 +62,5 @@ def in_steps(duration: Duration, tokens_per_step: int, where: str) -> int:
     Raises:
         ConfigurationError: if it cannot be read, or is a time.
     """
-    number, unit = read(duration, where)
-    if unit == "minutes":
-        raise ConfigurationError(f"{where}: expected steps or tokens, such as 200 or '50M tokens', got {duration!r}")
+    number, unit = read(duration, where, times=False)
     return -(-int(number) // tokens_per_step) if unit == "tokens" else int(number)
