@@ -42,8 +42,8 @@ class TokenDataset:
         path = files.place(MANIFEST_FILE)
         if "://" not in str(folder) and not Path(folder, MANIFEST_FILE).exists():  # it may hold anything: keep it
             raise DataError(
-                f"{folder} is not a prepared dataset: {path} cannot be read, there is no such file; name another folder, "
-                "or prepare the data again."
+                f"{folder} is not a prepared dataset: {path} cannot be read, there is no such file; name another "
+                "folder, or prepare the data again."
             )
         try:
             manifest = files.read_json(MANIFEST_FILE)
