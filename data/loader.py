@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from gecko_lab.data.errors import DataError
 
 # From a process to another a tensor goes as a file of shared memory, which for small ones costs more than copying.
 _COPIED_BYTES = 1 << 21
+_LATE_SECONDS = 60
 
 
 def batch_loader(samples: Dataset[Any], sampler: Sampler[int], *, batch_size: int, num_workers: int) -> DataLoader[Any]:
@@ -30,6 +32,7 @@ def batch_loader(samples: Dataset[Any], sampler: Sampler[int], *, batch_size: in
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        worker_init_fn=_outlive_signals if num_workers > 0 else None,
         collate_fn=_as_arrays if num_workers > 0 and not pinned else _as_it_is,
         pin_memory=pinned,
         persistent_workers=num_workers > 0,
@@ -58,6 +61,17 @@ class BatchLoader(DataLoader[Any]):
                 yield {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in batch.items()}
         except DataError as error:
             raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from None
+
+
+def _outlive_signals(worker: int) -> None:
+    """Go on while the training stops: Ctrl-C and clusters send their signals to worker processes too.
+
+    SIGTERM is obeyed late: by then the training has asked for it in earnest.
+    """
+    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_LATE_SECONDS))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gecko_lab.assembly import merge
 from gecko_lab.errors import ConfigurationError, nearest
+from gecko_lab.runs.record_file import CONFIG_FILE
+from gecko_lab.yaml_files import read_yaml, read_yaml_value
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 _NETWORK = "--model.network"
 _GROUPS = ("model", "data", "trainer", "checkpoint", "text_sample", "summary", "stability", "norms", "microscope")
 DEFAULT_MODULE = "LanguageModel"
-_MOST_VALUES = 100_000
-# PyYAML lets through what its constructors stumble over: `!!bool maybe`, `2001-99-99`.
-_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 @dataclass
@@ -65,7 +62,7 @@ def read_invocation(arguments: list[str]) -> Invocation:
 
         if flag in ("--config", "-c"):
             path = find_config(take())
-            name = path.resolve().parent.name if path.name == "config.yaml" else path.stem
+            name = path.resolve().parent.name if path.name == CONFIG_FILE else path.stem
             settings = read_yaml(path)
             settings.pop("grid", None)  # for `gecko-lab grid`
             module = _module(settings.get("module", module), f"{path}: module")
@@ -85,7 +82,7 @@ def read_invocation(arguments: list[str]) -> Invocation:
             module = _module(take(), flag)
             rest.append(f"--module={module}")
         elif flag == _NETWORK or flag.startswith(_NETWORK + "."):
-            network = merge(network, _nested(flag.removeprefix(_NETWORK).lstrip("."), _read_value(take(), flag)))
+            network = merge(network, _nested(flag.removeprefix(_NETWORK).lstrip("."), read_yaml_value(take(), flag)))
         else:
             rest.append(flag + has_value + value)
     return Invocation(rest, network, module, name, run, fresh)
@@ -102,51 +99,6 @@ def find_config(name: str) -> Path:
             return path
     known = [str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.yaml")]
     raise ConfigurationError(f"--config: there is no file {name}, here or in experiments/{nearest(name, known)}")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file.
-
-    Raises:
-        ConfigurationError: if it is not YAML, or not keys and values.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    except _NOT_YAML as error:
-        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigurationError(f"{path}: expected keys and values, found {type(settings).__name__}")
-    _check_plain(settings, str(path))
-    return settings
-
-
-def _read_value(text: str, flag: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except _NOT_YAML as error:
-        raise ConfigurationError(f"{flag}: {text!r} is not a YAML value") from error
-    _check_plain(value, flag)
-    return value
-
-
-def _check_plain(value: Any, where: str) -> None:
-    """Refuse what cannot be a setting: dates, bytes, aliases that stand for millions of values or for themselves."""
-    pending, count = [value], 0
-    while pending:
-        one = pending.pop()
-        count += 1
-        if count > _MOST_VALUES:
-            raise ConfigurationError(f"{where}: more than {_MOST_VALUES:,} values, its aliases written out")
-        if isinstance(one, dict):
-            pending += [*one.keys(), *one.values()]
-        elif isinstance(one, list):
-            pending += one
-        elif not isinstance(one, str | int | float | None):
-            raise ConfigurationError(f"{where}: {str(one)!r} is a {type(one).__name__}; text needs quotes")
 
 
 def _nested(path: str, value: Any) -> Any:

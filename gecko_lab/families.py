@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gecko_lab.assembly import Tree, assemble, merge
-from gecko_lab.configuration import read_yaml
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.network import Network
+from gecko_lab.yaml_files import read_yaml
 
 MEGALODON_LAYER: Tree = {
     "class_path": "GeckoLayer",

@@ -43,9 +43,10 @@ from gecko_lab.runs.checkpoints import Checkpoints, cannot_write
 from gecko_lab.runs.event_files import StepTensorBoardLogger, keep_until
 from gecko_lab.runs.exact_resume import ExactResume
 from gecko_lab.runs.files import write_yaml
-from gecko_lab.runs.folder import CONFIG_FILE, RunFolder, find_place, numbered
+from gecko_lab.runs.folder import RunFolder, find_place, numbered
 from gecko_lab.runs.metrics_log import MetricsLog
 from gecko_lab.runs.record import Record
+from gecko_lab.runs.record_file import CONFIG_FILE
 from gecko_lab.runs.signals import Interrupted
 
 DESCRIPTION = """

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gecko_lab.assembly import resolve
-from gecko_lab.configuration import EXPERIMENTS, find_config, read_invocation, read_yaml
+from gecko_lab.configuration import EXPERIMENTS, find_config, read_invocation
 from gecko_lab.errors import ConfigurationError
 
 MEMORY = "--model.network.layer.memory"
@@ -147,28 +147,6 @@ def test_read_invocation_takes_module_and_fresh(working_directory: Path) -> None
 def test_read_invocation_takes_files_that_say_nothing(working_directory: Path, content: str) -> None:
     (working_directory / "a.yaml").write_text(content)
     assert network_of("--config", "a.yaml") == resolve({})
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a: [1\n", "bad.yaml is not YAML"),
-        (b"a: \x00", "bad.yaml is not YAML"),
-        (b"a: b: c", "bad.yaml is not YAML"),
-        (b"a: !!python/object:os.system {}", "bad.yaml is not YAML"),
-        (b"[" * 5000, "bad.yaml is not YAML"),
-        (b"\xff\xfe\x00\x01", "bad.yaml cannot be read"),
-        (b"- 1\n- 2\n", "bad.yaml: expected keys and values, found list"),
-        (b"word", "bad.yaml: expected keys and values, found str"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_read_yaml_says_in_one_line_what_is_wrong(working_directory: Path, content: bytes, message: str) -> None:
-    (working_directory / "bad.yaml").write_bytes(content)
-    with pytest.raises(ConfigurationError) as caught:
-        read_yaml(Path("bad.yaml"))
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import yaml
 
 from gecko_lab.__main__ import main
 from gecko_lab.assembly import resolve
-from gecko_lab.configuration import DEFAULT_MODULE, EXPERIMENTS, read_yaml
+from gecko_lab.configuration import DEFAULT_MODULE, EXPERIMENTS
 from gecko_lab.grids.definition import read_definition
 from gecko_lab.grids.plan import make_plan
+from gecko_lab.yaml_files import read_yaml
 from tests.training import write_text
 
 FILES = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.yaml"))

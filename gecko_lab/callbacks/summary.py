@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from gecko_lab.cost import network_cost
-from gecko_lab.runs.metrics_log import read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
 
 # What a validation is summed up by: the first that it has.
 _UNITS = {

@@ -19,7 +19,7 @@ from gecko_lab.dashboard.hparams import experiment_summary
 from gecko_lab.dashboard.layout import BY_TOKENS, layout_summary
 from gecko_lab.dashboard.members import Member, Members
 from gecko_lab.errors import ConfigurationError
-from gecko_lab.runs.folder import read_record
+from gecko_lab.runs.record_file import read_record
 
 Seeds = Literal["auto", "show", "hide"]
 

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow
 from pyarrow import csv
 
-METRICS_FILE = "metrics.csv"  # not imported from where it is written: that loads Lightning
+from gecko_lab.runs.metrics_file import METRICS_FILE
+
 POINTS = 1000
 """Points of a curve that are kept in memory; of more than that, the last in each of so many equal parts."""
 _NO_CURVES = ("step", "epoch")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from gecko_lab.dashboard.server import Server, ServerFailed, require_free
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.runs.lock import RunLock, RunLocked
+from gecko_lab.runs.record_file import RECORD_FILE
 
 if TYPE_CHECKING:
     from gecko_lab.dashboard.watcher import Watcher
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 FOLDER_NAME = ".dashboard"
 _MARK = ".gecko-lab-dashboard"
 _LOG = "tensorboard.log"
-_RECORD = "run.json"  # not imported: that would load torch before the server's process is started
 
 
 def dashboard(
@@ -59,7 +59,7 @@ def dashboard(
         raise ConfigurationError(f"dashboard: {path} is not there; name a grid's folder, or one that holds runs")
     if not once:
         require_free(host, port)
-    beside = path.parent if path.is_file() or (path / _RECORD).exists() else path
+    beside = path.parent if path.is_file() or (path / RECORD_FILE).exists() else path
     with _claimed(beside / FOLDER_NAME if folder is None else Path(folder).expanduser()) as place:
         if once:
             watcher = _watcher(path, place, seeds)

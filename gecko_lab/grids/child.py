@@ -6,10 +6,21 @@ import ctypes
 import os
 import signal
 import sys
-
-from gecko_lab.__main__ import main
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
+
+
+def train(words: Sequence[str]) -> int:
+    """Run `gecko-lab WORDS` in this process.
+
+    Returns:
+        The exit code.
+    """
+    from gecko_lab.__main__ import main  # after the environment says how many threads there are
+
+    sys.argv = ["gecko-lab", *words]  # what the run's record shows
+    return main(list(words))
 
 
 def follow(parent: int) -> None:
@@ -22,5 +33,4 @@ def follow(parent: int) -> None:
 
 if __name__ == "__main__":
     follow(int(sys.argv[1]))
-    sys.argv = ["gecko-lab", *sys.argv[2:]]  # what the run's record shows
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(train(sys.argv[2:]))

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.grids.budget import Budget, read_budget
+from gecko_lab.grids.slurm_options import read_slurm
 
 Design = Literal["product", "one_at_a_time", "list"]
 Match = Literal["parameters", "flops", "state", "none"]
@@ -50,6 +51,7 @@ class Definition:
         metric: what the variants are compared by.
         mode: whether less or more of it is better.
         retries: how often a run that failed is started again.
+        slurm: arguments of `SlurmOptions`: what each run asks of a cluster, with `--launcher slurm`.
     """
 
     axes: dict[str, dict[str, Overrides]]
@@ -64,6 +66,7 @@ class Definition:
     metric: str
     mode: Mode
     retries: int
+    slurm: dict[str, Any]
 
 
 _KEYS = tuple(Definition.__dataclass_fields__)
@@ -118,6 +121,7 @@ def read_definition(grid: Any, where: str) -> Definition:
         metric=metric,
         mode=_choice(grid.get("mode", "min"), get_args(Mode), f"{where}.mode"),
         retries=retries,
+        slurm=read_slurm(grid.get("slurm"), f"{where}.slurm"),
     )
 
 

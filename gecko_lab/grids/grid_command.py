@@ -6,24 +6,30 @@ import json as json_format
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 
 from gecko_lab.errors import ConfigurationError
-from gecko_lab.grids.launcher import LocalLauncher, visible_gpus
+from gecko_lab.grids.launcher import Launcher
+from gecko_lab.grids.local_launcher import LocalLauncher, visible_gpus
 from gecko_lab.grids.plan import Plan, make_plan
 from gecko_lab.grids.plan_table import print_plan
 from gecko_lab.grids.prediction import finish_predictions, predict
 from gecko_lab.grids.progress import RunProgress
 from gecko_lab.grids.results import missing_metric, noise_of, results_table, run_records
 from gecko_lab.grids.scheduler import Scheduler
+from gecko_lab.grids.slurm_launcher import SlurmLauncher
+from gecko_lab.grids.slurm_options import SlurmOptions, read_slurm
 from gecko_lab.grids.table import Display
 from gecko_lab.parser import run_function
 from gecko_lab.runs.lock import RunLock, RunLocked
+from gecko_lab.runs.record_file import run_state
 
-_VALUES = ("--folder", "--jobs", "--retries", "--noise")
-_SWITCHES = ("--dry_run", "--no_trial", "--json")
+_VALUES = ("--folder", "--jobs", "--retries", "--noise", "--launcher", "--slurm")
+_SWITCHES = ("--dry_run", "--no_trial", "--json", "--detach")
 _SPELLINGS = {"--dry-run": "--dry_run", "--no-trial": "--no_trial"}
+_SLURM = "--slurm."
 FAILED = 1
 """The exit code where runs have failed for good."""
 
@@ -40,6 +46,9 @@ class Options:
     no_trial: bool
     noise: str | None
     json: bool
+    launcher: Literal["local", "slurm"]
+    slurm: dict[str, Any]
+    detach: bool
 
 
 def run(arguments: list[str]) -> int:
@@ -56,7 +65,9 @@ def run(arguments: list[str]) -> int:
     plan = make_plan(options.config, overrides, options.folder)
     launcher = _launcher(plan, options)
     trial = not options.no_trial and not _is_done(plan)
-    if plan.definition.budget is not None and plan.definition.budget.unit == "minutes":
+    if options.launcher == "slurm" and not _needs_speed(plan):
+        trial = False  # a queue may take hours; what earlier runs have measured is known without
+    if _needs_speed(plan):
         predict(plan, launcher, trial=trial, tell=_tell)  # the steps follow from the speed
         plan.take_budget()
         plan.check()
@@ -67,7 +78,7 @@ def run(arguments: list[str]) -> int:
     finish_predictions(plan)
     noise = _noise(plan, options)
     if not options.json:
-        print_plan(plan, noise, launcher.slots)
+        print_plan(plan, noise, min(options.jobs or launcher.slots, len(plan.runs())))
     if options.dry_run:
         if options.json:
             print(json_format.dumps(plan.record(), indent=2, ensure_ascii=False))
@@ -85,6 +96,9 @@ def grid(
     no_trial: bool = False,
     noise: str | None = None,
     json: bool = False,
+    launcher: Literal["local", "slurm"] = "local",
+    slurm: dict[str, Any] | None = None,
+    detach: bool = False,
 ) -> Options:
     """Train every variant of a grid with every seed, and compare them.
 
@@ -104,16 +118,23 @@ def grid(
         no_trial: do not try each variant for a few steps, by which time and memory are predicted.
         noise: the standard deviation of paired differences, or the folder of an earlier grid to take it from.
         json: print one JSON object at the end instead of tables.
+        launcher: where runs train: as processes of this machine, or as jobs of a SLURM cluster, in arrays. The jobs
+            outlive this command; the same command again goes on with them. Ctrl-C stops them with checkpoints.
+        slurm: what each job asks for, beside or instead of the key `grid.slurm`: `--slurm.partition gpu`,
+            `--slurm.time "4 hours"`, account, qos, constraint, cpus, gpus, memory, warning.
+        detach: submit the jobs to SLURM and do not wait for them. Runs that fail are tried again by the next command.
     """
     if not config:
         raise ConfigurationError(
             "gecko-lab grid: which file? For example `gecko-lab grid ablate_recall.yaml --dry_run`"
         )
+    if launcher == "local" and (detach or slurm):
+        raise ConfigurationError(f"{'--detach' if detach else '--slurm'} goes with --launcher slurm")
     for name, value, least in (("--jobs", jobs, 1), ("--retries", retries, 0)):
         if value is not None and value < least:
             raise ConfigurationError(f"{name}: must be at least {least}, got {value}")
     place = None if folder is None else Path(folder).expanduser()
-    return Options(config, place, jobs, dry_run, retries, no_trial, noise, json)
+    return Options(config, place, jobs, dry_run, retries, no_trial, noise, json, launcher, dict(slurm or {}), detach)
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -125,7 +146,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         word = queue.pop(0)
         word = _SPELLINGS.get(word, word)
         flag, has_value, _ = word.partition("=")
-        if flag in _VALUES:
+        if flag in _VALUES or flag.startswith(_SLURM):
             own += [word] if has_value else [word, *queue[:1]]
             del queue[: 0 if has_value else 1]
         elif flag in _SWITCHES or flag in ("-h", "--help") or not flag.startswith("-"):
@@ -137,8 +158,10 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def _launcher(plan: Plan, options: Options) -> LocalLauncher:
+def _launcher(plan: Plan, options: Options) -> Launcher:
     trainer = plan.base.settings["trainer"]
+    if options.launcher == "slurm":
+        return _slurm_launcher(plan, options)
     gpus: list[str] = []
     if trainer["accelerator"] in ("auto", "gpu", "cuda"):
         devices = trainer["devices"]
@@ -147,6 +170,25 @@ def _launcher(plan: Plan, options: Options) -> LocalLauncher:
     if gpus and jobs > len(gpus):
         raise ConfigurationError(f"--jobs: {jobs} runs at once need a GPU each, and there are {len(gpus)}")
     return LocalLauncher(jobs, gpus)
+
+
+def _slurm_launcher(plan: Plan, options: Options) -> SlurmLauncher:
+    """Jobs that all ask for the same: an array has one kind."""
+    asked = plan.definition.slurm | read_slurm(options.slurm, "--slurm")
+    base = plan.base.settings["trainer"]
+    for variant in plan.variants:
+        for name in ("devices", "num_nodes", "accelerator"):
+            if variant.settings["trainer"].get(name) != base.get(name):
+                raise ConfigurationError(
+                    f"--launcher slurm: {variant.name} has another trainer.{name} than {plan.base.name}; make it a "
+                    "grid of its own"
+                )
+    return SlurmLauncher(plan.folder, plan.name, SlurmOptions(**asked), base, options.jobs)
+
+
+def _needs_speed(plan: Plan) -> bool:
+    """Whether the steps follow from the speed."""
+    return plan.definition.budget is not None and plan.definition.budget.unit == "minutes"
 
 
 def _is_done(plan: Plan) -> bool:
@@ -172,7 +214,7 @@ def _noise(plan: Plan, options: Options) -> float | None:
     return value
 
 
-def _train(plan: Plan, launcher: LocalLauncher, options: Options) -> int:
+def _train(plan: Plan, launcher: Launcher, options: Options) -> int:
     lock = RunLock(plan.folder)
     try:
         lock.acquire()
@@ -182,6 +224,8 @@ def _train(plan: Plan, launcher: LocalLauncher, options: Options) -> int:
         ) from error
     try:
         plan.write()
+        if options.detach:
+            return _detach(plan, launcher)
         retries = plan.definition.retries if options.retries is None else options.retries
         with Display() as display:
             scheduler = Scheduler(plan.runs(), launcher, retries=retries, show=display.show)
@@ -189,6 +233,17 @@ def _train(plan: Plan, launcher: LocalLauncher, options: Options) -> int:
         return _conclude(plan, scheduler.progress, signum, options)
     finally:
         lock.release()
+
+
+def _detach(plan: Plan, launcher: Launcher) -> int:
+    """Submit what is not finished and not under way."""
+    waiting = [run.job() for run in plan.runs() if run_state(run.folder) != "finished"]
+    under_way = {job.name for job in launcher.adopt(waiting)}
+    submitted = [job for job in waiting if job.name not in under_way]
+    launcher.start(submitted)
+    print(f"{len(submitted)} runs submitted, {len(under_way)} were under way; squeue --me shows them")
+    print("the same command without --detach waits for them, tries failed ones again and compares")
+    return 0
 
 
 def _conclude(plan: Plan, progress: list[RunProgress], signum: int | None, options: Options) -> int:

@@ -1,14 +1,11 @@
-"""Where runs are trained: each as a process on this machine."""
+"""What trains the runs of a grid: on this machine, or on a cluster."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
 
 
 @dataclass(frozen=True)
@@ -16,7 +13,7 @@ class Job:
     """A command to be run.
 
     Attributes:
-        name: in messages.
+        name: in messages; no two jobs of a launcher share one.
         words: the arguments of `gecko-lab`.
         log: the file that its output is added to.
     """
@@ -26,91 +23,42 @@ class Job:
     log: Path
 
 
-class Launcher(Protocol):
+class Launcher(ABC):
     """Runs jobs somewhere."""
 
     @property
+    @abstractmethod
     def slots(self) -> int:
-        """How many jobs may be under way at once."""
+        """How many jobs it takes at once."""
 
-    def start(self, job: Job) -> None:
-        """Start a job."""
+    @abstractmethod
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Start jobs, at most `slots` of them with those that are under way."""
 
-    def ended(self) -> list[tuple[Job, int]]:
-        """The jobs that have ended since the last call, with their exit codes; a signal's is negative."""
+    @abstractmethod
+    def ended(self) -> list[tuple[Job, int | None]]:
+        """The jobs that have ended since the last call, with their exit codes where known; a signal's is negative."""
 
+    @abstractmethod
     def stop(self) -> None:
         """Ask all jobs to stop with a checkpoint."""
 
+    @abstractmethod
     def kill(self) -> None:
         """End all jobs at once."""
 
+    def close(self) -> None:
+        """This process goes: end the jobs that cannot be without it."""
+        self.kill()
 
-class LocalLauncher:
-    """Processes of this machine, which end when this process does.
+    def adopt(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of these jobs that an earlier process has started and that are still under way; they are ours now."""
+        return []
 
-    Must be used by the main thread: Linux ties a process to the thread that has started it.
+    def queued(self) -> set[str]:
+        """The names of jobs that were started and wait for a machine."""
+        return set()
 
-    Args:
-        jobs: how many at once.
-        gpus: what `CUDA_VISIBLE_DEVICES` says in each of them; empty leaves it as it is.
-    """
-
-    def __init__(self, jobs: int, gpus: list[str] | None = None) -> None:
-        self._slots: list[str | None] = list(gpus[:jobs]) if gpus else [None] * jobs
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes], IO[bytes]]] = {}
-        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-
-    @property
-    def slots(self) -> int:
-        """Jobs at once."""
-        return len(self._slots)
-
-    def start(self, job: Job) -> None:
-        """Start a process in a free slot; its own session keeps the terminal's Ctrl-C from it."""
-        slot = next(slot for slot in range(self.slots) if slot not in self._running)
-        environment = {"OMP_NUM_THREADS": str(self.threads)} | os.environ | {"PYTHONUNBUFFERED": "1"}
-        gpu = self._slots[slot]
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        log = job.log.open("ab")
-        command = [sys.executable, "-m", "gecko_lab.grids.child", str(os.getpid()), *job.words]
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-        self._running[slot] = (job, process, log)
-
-    def ended(self) -> list[tuple[Job, int]]:
-        """The jobs that have ended since the last call."""
-        ended = []
-        for slot, (job, process, log) in list(self._running.items()):
-            code = process.poll()
-            if code is not None:
-                log.close()
-                del self._running[slot]
-                ended.append((job, code))
-        return ended
-
-    def stop(self) -> None:
-        """SIGTERM."""
-        for _, process, _ in self._running.values():
-            process.terminate()
-
-    def kill(self) -> None:
-        """SIGKILL, to the processes and to those that they have started."""
-        for _, process, log in self._running.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            log.close()
-
-
-def visible_gpus(per_run: int = 1) -> list[str]:
-    """The GPUs of this machine in groups of what a run needs, as `CUDA_VISIBLE_DEVICES` names them."""
-    import torch
-
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    names = given.split(",")[:count] if given is not None else [str(number) for number in range(count)]
-    return [",".join(names[i : i + per_run]) for i in range(0, len(names) - per_run + 1, per_run)]
+    def shared_folder(self) -> Path | None:
+        """A folder that this process and the jobs both see; none where any of this machine will do."""
+        return None

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gecko_lab.configuration import find_config, read_yaml
+from gecko_lab.configuration import find_config
 from gecko_lab.errors import ConfigurationError, UserError
 from gecko_lab.grids.budget import steps_of
 from gecko_lab.grids.cells import cells
 from gecko_lab.grids.definition import Definition, read_definition
+from gecko_lab.grids.launcher import Job
 from gecko_lab.grids.matching import match
 from gecko_lab.grids.record import FILE_NAME, FORMAT, FORMAT_VERSION, read_grid
+from gecko_lab.grids.slurm_launcher import FOLDER as SLURM_FOLDER
 from gecko_lab.grids.variants import Variant, read_variants
 from gecko_lab.runs.files import write_json, write_yaml
-from gecko_lab.runs.folder import CONFIG_FILE, read_record
 from gecko_lab.runs.identity import differences, identity
 from gecko_lab.runs.lock import FILE_NAME as LOCK_FILE
+from gecko_lab.runs.record_file import CONFIG_FILE, read_record
+from gecko_lab.yaml_files import read_yaml
 
-_OURS = {FILE_NAME, f".{FILE_NAME}.partial", LOCK_FILE}
+_OURS = {FILE_NAME, f".{FILE_NAME}.partial", LOCK_FILE, SLURM_FOLDER}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class PlannedRun:
     def log(self) -> Path:
         """What the run's processes print."""
         return self.folder.with_name(f"{self.folder.name}.log.txt")
+
+    def job(self) -> Job:
+        """What a launcher is given."""
+        return Job(self.name, ("fit", "--config", str(self.config), "--run", str(self.folder)), self.log)
 
     def settings(self) -> dict[str, Any]:
         """All settings of the run."""

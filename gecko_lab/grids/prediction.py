@@ -14,7 +14,8 @@ from gecko_lab.grids.plan import Plan, PlannedRun
 from gecko_lab.grids.record import read_grid
 from gecko_lab.grids.variants import Variant
 from gecko_lab.runs.files import write_yaml
-from gecko_lab.runs.metrics_log import read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
+from gecko_lab.runs.record_file import run_state
 
 TRIAL_STEPS = 3
 _TRIAL: dict[str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ def predict(plan: Plan, launcher: Launcher, *, trial: bool, tell: Callable[[str]
             unknown.append(variant)
     if unknown and trial:
         tell(f"a trial of {TRIAL_STEPS} steps of {len(unknown)} variants; --no_trial leaves it out")
-        with tempfile.TemporaryDirectory(prefix="gecko-lab-trial-") as folder:
+        with tempfile.TemporaryDirectory(prefix="gecko-lab-trial-", dir=launcher.shared_folder()) as folder:
             _try_out(unknown, plan.definition.seeds[0], Path(folder), launcher, tell)
 
 
@@ -100,11 +101,11 @@ def _try_out(
                 config = folder / f"{variant.name}.yaml"
                 write_yaml(config, trial_settings(variant, seed))
                 words = ("fit", "--config", str(config), "--run", str(folder / variant.name))
-                launcher.start(Job(variant.name, words, folder / f"{variant.name}.log"))
+                launcher.start([Job(variant.name, words, folder / f"{variant.name}.log")])
                 begun[variant.name] = time.monotonic()
-            for job, code in launcher.ended():
+            for job, _ in launcher.ended():
                 seconds = time.monotonic() - begun.pop(job.name)
-                if code:
+                if run_state(folder / job.name) != "finished":
                     lines = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
                     raise ConfigurationError("\n  ".join([f"{job.name} does not train:", *lines]))
                 variant = by_name[job.name]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gecko_lab.grids.plan import PlannedRun
-from gecko_lab.runs.folder import read_record
-from gecko_lab.runs.metrics_log import FILE_NAME as METRICS_FILE
-from gecko_lab.runs.metrics_log import read_metrics
+from gecko_lab.runs.metrics_file import METRICS_FILE, read_metrics
+from gecko_lab.runs.record_file import read_record
 
-State = Literal["waiting", "running", "elsewhere", "finished", "interrupted", "failed"]
+State = Literal["waiting", "queued", "running", "elsewhere", "finished", "interrupted", "failed"]
 
 
 @dataclass
@@ -19,13 +18,14 @@ class RunProgress:
 
     Attributes:
         run: what is trained.
-        state: `elsewhere`: another process trains it.
+        state: `queued`: a cluster has it, and not yet a machine for it; `elsewhere`: another process trains it.
         attempts: how often it was started by this process.
         step: optimiser steps taken.
         loss: of training, the last that was logged.
         tokens_per_second: the last that was logged.
         error: the last lines of the log of a run that failed.
         log_start: bytes of the log before the last attempt.
+        first_step: the step that the last attempt went on from.
     """
 
     run: PlannedRun
@@ -36,7 +36,13 @@ class RunProgress:
     tokens_per_second: float | None = None
     error: str = ""
     log_start: int = 0
+    first_step: int = 0
     _seen: tuple[int, int] | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the launcher has it."""
+        return self.state in ("queued", "running")
 
     @property
     def is_over(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from gecko_lab.errors import ConfigurationError
+from gecko_lab.json_record import read_json_record
 
 FILE_NAME = "grid.json"
 FORMAT = "gecko-lab-grid"
@@ -22,16 +22,9 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
         ConfigurationError: it is damaged or of another program.
     """
     path = folder / FILE_NAME
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    record = read_json_record(path, of="grid", format=FORMAT, version=FORMAT_VERSION)
+    if record is None:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ConfigurationError(f"{path} is not the record of a grid; name another folder")
-    if record.get("format_version") != FORMAT_VERSION:
-        raise ConfigurationError(f"{path} is of format {record.get('format_version')}, this version reads 1")
     whole = (
         all(isinstance(record.get(name), list) for name in _LISTS)
         and all(isinstance(record.get(name), dict) for name in _MAPPINGS)

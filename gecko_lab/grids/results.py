@@ -11,8 +11,8 @@ from rich.table import Table
 from gecko_lab.errors import UserError, nearest
 from gecko_lab.grids.plan import Plan
 from gecko_lab.grids.record import read_grid
-from gecko_lab.runs.folder import read_record
-from gecko_lab.runs.metrics_log import read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
+from gecko_lab.runs.record_file import read_record
 
 POWER = 0.8
 """Probability with which the smallest detectable effect is found."""

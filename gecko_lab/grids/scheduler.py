@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from gecko_lab.grids.launcher import Job, Launcher
+from gecko_lab.grids.launcher import Launcher
 from gecko_lab.grids.plan import PlannedRun
 from gecko_lab.grids.progress import RunProgress
-from gecko_lab.runs.folder import run_state
 from gecko_lab.runs.lock import is_locked
+from gecko_lab.runs.record_file import run_state, written_step
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PAUSE_SECONDS = 0.1
@@ -23,8 +23,9 @@ _LOOK_SECONDS = 1.0
 class Scheduler:
     """Trains the runs of a grid to their end.
 
-    Finished runs are left alone; one that another process holds is waited for; interrupted ones go on by themselves.
-    The first SIGINT or SIGTERM lets every run stop with a checkpoint; a second one ends them at once.
+    Finished runs are left alone; one that another process holds is waited for; interrupted ones go on by themselves,
+    and that they were interrupted is no failure as long as they get on. The first SIGINT or SIGTERM lets every run stop
+    with a checkpoint; a second one ends them at once.
 
     Args:
         runs: in the order in which they are started.
@@ -60,6 +61,8 @@ class Scheduler:
         """
         with self._listening():
             try:
+                for job in self._launcher.adopt([progress.run.job() for progress in self.progress]):
+                    self._begin(self._by_name[job.name])
                 while not self._is_over():
                     self._take_ended()
                     if self.signum is None:
@@ -67,13 +70,13 @@ class Scheduler:
                     self._look()
                     time.sleep(_PAUSE_SECONDS)
             finally:
-                self._launcher.kill()  # where something went wrong here
+                self._launcher.close()
         self._look(at_once=True)
         return self.signum
 
     def _is_over(self) -> bool:
         if self.signum is not None:
-            return not any(progress.state == "running" for progress in self.progress)
+            return not any(progress.is_under_way for progress in self.progress)
         return all(progress.is_over for progress in self.progress)
 
     def _take_ended(self) -> None:
@@ -87,14 +90,23 @@ class Scheduler:
                 progress.state = "interrupted"
             elif is_locked(progress.run.folder):  # who was faster will be waited for
                 progress.state, progress.attempts = "elsewhere", progress.attempts - 1
-            elif progress.attempts <= self._retries:
-                progress.state = "waiting"
             else:
-                progress.state = "failed"
-                progress.error = progress.last_lines() or f"it ended with exit code {code} and printed nothing"
+                self._try_again(progress, code, interrupted=state == "interrupted")
+
+    def _try_again(self, progress: RunProgress, code: int | None, *, interrupted: bool) -> None:
+        """A run that should go on: let it, unless it has failed too often."""
+        if interrupted and written_step(progress.run.folder) > progress.first_step:
+            progress.attempts -= 1
+        if progress.attempts <= self._retries:
+            progress.state = "waiting"
+        else:
+            how = "" if code is None else f" with exit code {code}"
+            progress.state = "failed"
+            progress.error = progress.last_lines() or f"it ended{how} and printed nothing"
 
     def _start_waiting(self) -> None:
-        free = self._launcher.slots - sum(progress.state == "running" for progress in self.progress)
+        free = self._launcher.slots - sum(progress.is_under_way for progress in self.progress)
+        starting: list[RunProgress] = []
         for progress in self.progress:
             if progress.state not in ("waiting", "elsewhere") or free == 0:
                 continue
@@ -107,21 +119,27 @@ class Scheduler:
             elif is_locked(folder):
                 progress.state = "elsewhere"
             else:
-                self._start(progress)
+                starting.append(progress)
                 free -= 1
+        for progress in starting:
+            self._begin(progress)
+        if starting:
+            self._launcher.start([progress.run.job() for progress in starting])
 
-    def _start(self, progress: RunProgress) -> None:
-        run = progress.run
+    def _begin(self, progress: RunProgress) -> None:
+        log = progress.run.log
         progress.state, progress.attempts = "running", progress.attempts + 1
-        progress.log_start = run.log.stat().st_size if run.log.exists() else 0
-        words = ("fit", "--config", str(run.config), "--run", str(run.folder))
-        self._launcher.start(Job(run.name, words, run.log))
+        progress.log_start = log.stat().st_size if log.exists() else 0
+        progress.first_step = written_step(progress.run.folder)
 
     def _look(self, *, at_once: bool = False) -> None:
         if not at_once and time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
+        queued = self._launcher.queued()
         for progress in self.progress:
+            if progress.is_under_way:
+                progress.state = "queued" if progress.run.name in queued else "running"
             if progress.state in ("running", "elsewhere"):
                 progress.read()
         self._show(self.progress)

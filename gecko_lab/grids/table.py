@@ -71,7 +71,7 @@ def live_table(progress: Sequence[RunProgress]) -> Table:
         table.add_column(name, justify="right")
     shown = list(progress)
     if len(shown) > _SHOWN:
-        rank = {"running": 0, "elsewhere": 0, "failed": 1, "interrupted": 1, "waiting": 2, "finished": 3}
+        rank = {"running": 0, "elsewhere": 0, "failed": 1, "interrupted": 1, "queued": 2, "waiting": 3, "finished": 4}
         keep = {one.run.name for one in sorted(shown, key=lambda one: rank[one.state])[:_SHOWN]}
         shown = [one for one in shown if one.run.name in keep]
     for one in shown:

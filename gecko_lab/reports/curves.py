@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,22 +119,8 @@ def _flops(variant: Variant, runs: Sequence[RunData], steps: Numbers) -> Numbers
 
 
 def _hours(variant: Variant, runs: Sequence[RunData], steps: Numbers) -> Numbers | None:
-    found = [np.interp(steps, *clock) for run in runs if (clock := training_clock(run)) is not None]
+    found = [np.interp(steps, *clock) for run in runs if (clock := run.training_clock) is not None]
     return np.mean(found, axis=0) if found else None
-
-
-def training_clock(run: RunData) -> tuple[Numbers, Numbers] | None:
-    """Steps, and the hours of training until each; none where the speed was not logged."""
-    if not {"tokens", "tokens_per_second"} <= set(run.metrics):
-        return None
-    rows: Any = run.metrics[["step", "tokens", "tokens_per_second"]].apply(pd.to_numeric, errors="coerce")
-    rows = rows[rows["tokens"].notna()]
-    speed = rows["tokens_per_second"].bfill().ffill().to_numpy()  # the first rows have none yet
-    if not len(rows) or not (np.isfinite(speed) & (speed > 0)).all():
-        return None
-    read = np.diff(rows["tokens"].to_numpy(), prepend=0.0).clip(min=0)
-    steps = np.concatenate([[0.0], rows["step"].to_numpy()])
-    return steps, np.concatenate([[0.0], np.cumsum(read / speed) / 3600])
 
 
 def cost_of(variant: Variant, name: str) -> float | None:

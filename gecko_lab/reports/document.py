@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,14 @@ class Figure:
         name: short, unique in a section.
         title: what it shows.
         description: what there is to see, for who cannot.
-        svg: the picture, an `<svg>` element.
+        draw: makes the picture, a matplotlib figure; called by the formats that show it.
         note: how to read it.
     """
 
     name: str
     title: str
     description: str
-    svg: str
+    draw: Callable[[], Any]
     note: str = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from gecko_lab.reports.document import Figure, shown
 from gecko_lab.reports.run_data import Numbers
-from gecko_lab.reports.svg import plain, style, svg_of
+from gecko_lab.reports.svg import plain
 
 # Okabe and Ito's colours without yellow, which a white page swallows; the base is black.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7B52AB", "#8A8A8A")
@@ -67,51 +68,13 @@ def curves(
         level: a line to compare with: its name and value.
         zoom: leave the first tenth out of the vertical range, in which losses fall from far above.
     """
-    from matplotlib.figure import Figure as Canvas
-    from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
-
     named = _named(curves, mode)
-    with style():
-        canvas = Canvas(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        axes = canvas.add_subplot()
-        labels = []
-        number = 0
-        for curve in curves:
-            if curve.name not in named:
-                axes.plot(curve.x, curve.mean, color=_FAINT, linewidth=0.8, alpha=0.6, zorder=1)
-                continue
-            color, line, marker = ("#000000", "-", "o")
-            if not curve.is_base:
-                color, line, marker = _COLORS[number % 8], _LINES[number % 8], _MARKERS[number % 8]
-                number += 1
-            every = max(len(curve.x) // 8, 1)
-            axes.plot(
-                *(curve.x, curve.mean),
-                color=color,
-                linestyle=line,
-                marker=marker,
-                markersize=4.5,
-                markevery=(number % every, every),
-                linewidth=1.5,
-            )
-            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.16, linewidth=0)
-            labels.append((curve.name, curve.mean[-1], color, marker))
-        if level is not None:
-            axes.axhline(level[1], color=_FAINT, linestyle=(0, (2, 2)), linewidth=1)
-            axes.annotate(level[0], (0.01, level[1]), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
-        axes.set(xlabel=plain(x_label), ylabel=plain(y_label), xscale="log" if log_x else "linear")
-        large = not log_x and max((float(curve.x[-1]) for curve in curves), default=0.0) >= 1000
-        axes.xaxis.set_major_formatter(EngFormatter(sep=" ") if large else FuncFormatter(lambda x, _: f"{x:,g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if zoom:
-            _zoom(axes, curves)
-        axes.margins(x=0.02)
-        _label(axes, labels)
-        description = _describe(curves, named, x_label, y_label)
-        svg = svg_of(canvas, name=name, title=title, description=description)
+    draw = functools.partial(
+        _draw_curves, curves, named=named, x_label=x_label, y_label=y_label, log_x=log_x, level=level, zoom=zoom
+    )
     hidden = len(curves) - len(named)
     more = f" Of {len(curves)} variants {len(named)} are named; the faint lines are the others." if hidden else ""
-    return Figure(name, title, description, svg, note + more)
+    return Figure(name, title, _describe(curves, named, x_label, y_label), draw, note + more)
 
 
 def forest(
@@ -126,38 +89,92 @@ def forest(
         unit: of it.
         mode: which side is better.
     """
+    told = [
+        f"{row[0]}: {shown(row[1], 3)} from {shown(row[2], 3)} to {shown(row[3], 3)}"
+        f"{', evidence of a difference' if row[4] else ''}"
+        for row in rows
+    ]
+    description = f"Differences in {metric}, {unit or 'no unit'}. {'; '.join(told)}."
+    note = "Filled: evidence of a difference (diamond: better, square: worse). Open circle: no evidence."
+    draw = functools.partial(_draw_forest, rows, metric=metric, unit=unit, mode=mode)
+    return Figure(name, title, description, draw, note)
+
+
+def _draw_curves(
+    curves: Sequence[Curve],
+    *,
+    named: set[str],
+    x_label: str,
+    y_label: str,
+    log_x: bool,
+    level: tuple[str, float] | None,
+    zoom: bool,
+) -> Any:
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
+
+    canvas = Canvas(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    axes = canvas.add_subplot()
+    labels = []
+    number = 0
+    for curve in curves:
+        if curve.name not in named:
+            axes.plot(curve.x, curve.mean, color=_FAINT, linewidth=0.8, alpha=0.6, zorder=1)
+            continue
+        color, line, marker = ("#000000", "-", "o")
+        if not curve.is_base:
+            color, line, marker = _COLORS[number % 8], _LINES[number % 8], _MARKERS[number % 8]
+            number += 1
+        every = max(len(curve.x) // 8, 1)
+        axes.plot(
+            *(curve.x, curve.mean),
+            color=color,
+            linestyle=line,
+            marker=marker,
+            markersize=4.5,
+            markevery=(number % every, every),
+            linewidth=1.5,
+        )
+        axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.16, linewidth=0)
+        labels.append((curve.name, curve.mean[-1], color, marker))
+    if level is not None:
+        axes.axhline(level[1], color=_FAINT, linestyle=(0, (2, 2)), linewidth=1)
+        axes.annotate(level[0], (0.01, level[1]), xycoords=("axes fraction", "data"), va="bottom", fontsize=9)
+    axes.set(xlabel=plain(x_label), ylabel=plain(y_label), xscale="log" if log_x else "linear")
+    large = not log_x and max((float(curve.x[-1]) for curve in curves), default=0.0) >= 1000
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" ") if large else FuncFormatter(lambda x, _: f"{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if zoom:
+        _zoom(axes, curves)
+    axes.margins(x=0.02)
+    _label(axes, labels)
+    return canvas
+
+
+def _draw_forest(rows: Sequence[tuple[str, float, float, float, bool]], *, metric: str, unit: str, mode: str) -> Any:
     from matplotlib.figure import Figure as Canvas
 
-    with style():
-        canvas = Canvas(figsize=(_WIDTH, 1.1 + 0.34 * len(rows)), layout="constrained")
-        axes = canvas.add_subplot()
-        for place, (_, estimate, low, high, significant) in enumerate(rows):
-            good = (estimate < 0) == (mode == "min")
-            color = "#000000" if not significant else _COLORS[0] if good else _COLORS[1]
-            axes.errorbar(
-                *(estimate, place),
-                xerr=[[estimate - low], [high - estimate]],
-                fmt="o" if not significant else "D" if good else "s",
-                color=color,
-                markerfacecolor=color if significant else "none",
-                capsize=3,
-                linewidth=1.5,
-            )
-        axes.axvline(0, color="#000000", linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [_short(row[0], 48) for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-        better = "← better" if mode == "min" else "better →"
-        axes.set_xlabel(plain(f"difference in {metric}{f' ({unit})' if unit else ''}   {better}"))
-        told = [
-            f"{row[0]}: {shown(row[1], 3)} from {shown(row[2], 3)} to {shown(row[3], 3)}"
-            f"{', evidence of a difference' if row[4] else ''}"
-            for row in rows
-        ]
-        description = f"Differences in {metric}, {unit or 'no unit'}. {'; '.join(told)}."
-        svg = svg_of(canvas, name=name, title=title, description=description)
-    note = "Filled: evidence of a difference (diamond: better, square: worse). Open circle: no evidence."
-    return Figure(name, title, description, svg, note)
+    canvas = Canvas(figsize=(_WIDTH, 1.1 + 0.34 * len(rows)), layout="constrained")
+    axes = canvas.add_subplot()
+    for place, (_, estimate, low, high, significant) in enumerate(rows):
+        good = (estimate < 0) == (mode == "min")
+        color = "#000000" if not significant else _COLORS[0] if good else _COLORS[1]
+        axes.errorbar(
+            *(estimate, place),
+            xerr=[[estimate - low], [high - estimate]],
+            fmt="o" if not significant else "D" if good else "s",
+            color=color,
+            markerfacecolor=color if significant else "none",
+            capsize=3,
+            linewidth=1.5,
+        )
+    axes.axvline(0, color="#000000", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [_short(row[0], 48) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    better = "← better" if mode == "min" else "better →"
+    axes.set_xlabel(plain(f"difference in {metric}{f' ({unit})' if unit else ''}   {better}"))
+    return canvas
 
 
 def _named(curves: Sequence[Curve], mode: str) -> set[str]:

@@ -8,7 +8,8 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from gecko_lab.reports.document import Cell, Report
+from gecko_lab.reports.document import Cell, Figure, Report
+from gecko_lab.reports.svg import svg_of
 
 _LONG = 40  # characters of a cell that a narrow page gives room
 
@@ -23,8 +24,13 @@ def as_html(report: Report) -> str:
         undefined=StrictUndefined,
     )
     css = resources.files("gecko_lab.reports").joinpath("templates/report.css").read_text(encoding="utf-8")
-    page = environment.get_template("report.html.j2").render(report=report, css=Markup(css), entry=_entry)
+    template = environment.get_template("report.html.j2")
+    page = template.render(report=report, css=Markup(css), entry=_entry, picture=_picture)
     return page.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _picture(figure: Figure) -> Markup:
+    return Markup(svg_of(figure))
 
 
 def _entry(cell: Cell, first: bool) -> Markup:

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from gecko_lab.reports import figures
-from gecko_lab.reports.curves import training_clock
 from gecko_lab.reports.document import Cell, Figure, Section, Table, number, scaled, words
 from gecko_lab.reports.figures import Curve
 from gecko_lab.reports.position_losses import FILE_NAME as POSITION_FILE
-from gecko_lab.reports.run_data import METRICS_FILE, RunData
+from gecko_lab.reports.run_data import RunData
 from gecko_lab.reports.spread import finite, spread, spread_cell
 from gecko_lab.reports.study import Study, Variant
+from gecko_lab.runs.metrics_file import METRICS_FILE
 
 _DISTANCE = re.compile(r"accuracy/validation/distance_0*(\d+)-0*(\d+)")
 _BAND = "Lines are means over the finished runs, bands reach from the least to the most of the seeds."
@@ -233,8 +233,7 @@ def _median(run: RunData, metric: str) -> float | None:
 
 
 def _training_hours(run: RunData) -> float | None:
-    clock = training_clock(run)
-    return None if clock is None else float(clock[1][-1])
+    return None if run.training_clock is None else float(run.training_clock[1][-1])
 
 
 def _all_hours(run: RunData) -> float | None:

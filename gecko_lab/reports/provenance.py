@@ -6,8 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from gecko_lab.reports.document import Cell, Section, Table, number, whole, words
-from gecko_lab.reports.run_data import METRICS_FILE, RunData
+from gecko_lab.reports.run_data import RunData
 from gecko_lab.reports.study import Study
+from gecko_lab.runs.metrics_file import METRICS_FILE
 
 _LOG_LINES, _LOG_BYTES = 5, 4096
 _OF_ENVIRONMENT = (

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gecko_lab.errors import ConfigurationError, nearest
-from gecko_lab.reports.study import Study
+
+if TYPE_CHECKING:
+    from gecko_lab.reports.study import Study
 
 FORMATS = ("html", "md", "tex", "csv")
 

@@ -10,9 +10,9 @@ from gecko_lab import statistics
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.reports import figures
 from gecko_lab.reports.document import Cell, Figure, Section, Table, number, shown, words
-from gecko_lab.reports.run_data import METRICS_FILE
 from gecko_lab.reports.spread import LEVEL, finite, spread_cell
 from gecko_lab.reports.study import Study, better_of
+from gecko_lab.runs.metrics_file import METRICS_FILE
 from gecko_lab.statistics import Comparison, Effects, Results, Verdict
 
 _PERCENT = f"{100 * LEVEL:g} %"

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gecko_lab.configuration import read_yaml
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.reports.position_losses import read_position_losses
-from gecko_lab.runs.folder import CONFIG_FILE, read_record, run_state
 from gecko_lab.runs.identity import identity_settings
+from gecko_lab.runs.metrics_file import METRICS_FILE
+from gecko_lab.runs.record_file import CONFIG_FILE, read_record, state_of
+from gecko_lab.yaml_files import read_yaml
 
-METRICS_FILE = "metrics.csv"
 _OF_RUN = ("step", "tokens", "tokens_per_second", "model_flops_per_second", "peak_memory_bytes", "loader_wait")
 _SEEDS = ("seed_everything", "data.seed")
 
@@ -91,6 +91,21 @@ class RunData:
         """See `read_position_losses`."""
         return read_position_losses(self.folder)
 
+    @cached_property
+    def training_clock(self) -> tuple[Numbers, Numbers] | None:
+        """Steps, and the hours of training until each, float64 `[N]` each; none where the speed was not logged."""
+        if not {"tokens", "tokens_per_second"} <= set(self.metrics):
+            return None
+        tokens = pd.to_numeric(self.metrics["tokens"], errors="coerce")
+        logged = tokens.notna()
+        speeds = pd.to_numeric(self.metrics["tokens_per_second"][logged], errors="coerce")
+        speed = speeds.bfill().ffill().to_numpy()  # the first rows have none yet
+        if not logged.any() or not (np.isfinite(speed) & (speed > 0)).all():
+            return None
+        read = np.diff(tokens[logged].to_numpy(), prepend=0.0).clip(min=0)
+        steps = self.metrics["step"][logged].to_numpy()
+        return np.concatenate([[0.0], steps]), np.concatenate([[0.0], np.cumsum(read / speed) / 3600])
+
     def series(self, metric: str) -> tuple[Numbers, Numbers]:
         """Steps and values of a metric where it was logged, float64 `[N]` each."""
         if metric not in self.metrics:
@@ -131,16 +146,15 @@ def read_run(folder: Path, seed: int | None = None) -> RunData:
     given = 0 if seed is None else seed
     try:
         record = read_record(folder)
-        state = run_state(folder)
     except ConfigurationError as error:
         return RunData(folder, given, "unreadable", problem=str(error))
-    if record is None or state is None:
+    if record is None:
         what = "its folder holds no run.json" if folder.is_dir() else "its folder is not there"
         return RunData(folder, given, "missing", problem=f"not started yet: {what}")
     if seed is None:
         said = record.get("seed")
         given = said if isinstance(said, int) and not isinstance(said, bool) else 0
-    run = RunData(folder, given, state, record)
+    run = RunData(folder, given, state_of(record, folder), record)
     try:
         run.metrics = read_metrics_table(folder / METRICS_FILE)
     except (OSError, ValueError, pd.errors.ParserError) as error:

@@ -13,7 +13,7 @@ from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.grids.record import FILE_NAME as GRID_FILE
 from gecko_lab.grids.record import read_grid
 from gecko_lab.reports.run_data import RunData, numbers_of, read_run
-from gecko_lab.runs.folder import RECORD_FILE
+from gecko_lab.runs.record_file import RECORD_FILE
 
 Tell = Callable[[str], None]
 _LONGEST_NAME = 60

@@ -1,4 +1,4 @@
-"""From a matplotlib figure to an `<svg>` element that stands in a page among others."""
+"""From a figure to an `<svg>` element that stands in a page among others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any
+
+from gecko_lab.reports.document import Figure
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
@@ -26,7 +27,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib's settings for figures of reports."""
+    """Matplotlib's settings, in which figures are drawn and saved."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
@@ -38,14 +39,15 @@ def plain(text: str) -> str:
     return _CONTROL.sub("�", text)
 
 
-def svg_of(figure: Any, *, name: str, title: str, description: str) -> str:
-    """The figure as an `<svg>` element with a title and a description, its identifiers begun with `name`.
+def svg_of(figure: Figure) -> str:
+    """The figure as an `<svg>` element with a title and a description, its identifiers begun with its name.
 
     Black becomes the colour of the text around it, so that a dark page shows light lines; the background stays
     transparent.
     """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    buffer, name = io.StringIO(), figure.name
+    with style():
+        figure.draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -58,7 +60,7 @@ def svg_of(figure: Any, *, name: str, title: str, description: str) -> str:
     svg = re.sub(r"(<text\b[^>]*style=\")", r"\1fill: currentColor; ", svg)
     label = f'role="img" aria-labelledby="{name}-title {name}-description"'
     told = (
-        f'<title id="{name}-title">{escape(plain(title))}</title>'
-        f'<desc id="{name}-description">{escape(plain(description))}</desc>'
+        f'<title id="{name}-title">{escape(plain(figure.title))}</title>'
+        f'<desc id="{name}-description">{escape(plain(figure.description))}</desc>'
     )
     return re.sub(r"<svg([^>]*)>", lambda match: f"<svg{match[1]} {label}>{told}", svg, count=1).strip()

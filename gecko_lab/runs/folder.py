@@ -1,30 +1,24 @@
-"""A run is a folder: what it is (`run.json`, `config.yaml`), whose it is, and where it goes on."""
+"""The folder of a run that is trained: made or taken over, held, and written down in `run.json` and `config.yaml`."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from gecko_lab.configuration import read_yaml
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder
 from gecko_lab.runs.files import write_json, write_yaml
 from gecko_lab.runs.identity import differences, identity
 from gecko_lab.runs.lock import FILE_NAME as LOCK_FILE
-from gecko_lab.runs.lock import RunLock, is_locked
-
-CONFIG_FILE = "config.yaml"
-RECORD_FILE = "run.json"
-FORMAT = "gecko-lab-run"
-FORMAT_VERSION = 1
-
-State = Literal["running", "finished", "interrupted", "failed"]
+from gecko_lab.runs.lock import RunLock
+from gecko_lab.runs.metrics_file import METRICS_FILE
+from gecko_lab.runs.record_file import CONFIG_FILE, FORMAT, FORMAT_VERSION, RECORD_FILE, State, read_record
+from gecko_lab.yaml_files import read_yaml
 
 # What a process leaves that died before it wrote the record.
 _BEFORE_RECORD = {LOCK_FILE, CONFIG_FILE, f".{CONFIG_FILE}.partial", f".{RECORD_FILE}.partial"}
@@ -123,7 +117,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove what a mistake left before the first step: the folder's name is free again."""
-        made = {CONFIG_FILE, RECORD_FILE, LOCK_FILE, "hparams.yaml", "metrics.csv"}
+        made = {CONFIG_FILE, RECORD_FILE, LOCK_FILE, "hparams.yaml", METRICS_FILE}
         try:
             found = list(self.path.iterdir()) if self.path.is_dir() else []
             if found and all(path.name in made or path.name.startswith("events.out.tfevents.") for path in found):
@@ -162,59 +156,6 @@ class RunFolder:
             f"--run: {self.path} holds a run of other settings, which differ{which}; name another folder, or start "
             "over beside it with --fresh"
         )
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What a folder's `run.json` says; none where it has none.
-
-    Raises:
-        ConfigurationError: it is damaged or of another program.
-    """
-    path = folder / RECORD_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigurationError(f"{path} cannot be read ({reason}); {_remedy(folder)}") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise ConfigurationError(f"{path} is not the record of a run; name another folder")
-    if record.get("format_version") != FORMAT_VERSION:
-        raise ConfigurationError(f"{path} is of format {record.get('format_version')}, this version reads 1")
-    if not _is_whole(record):
-        raise ConfigurationError(f"{path} is damaged: it lacks what the record of a run holds; {_remedy(folder)}")
-    return record
-
-
-def _is_whole(record: dict[str, Any]) -> bool:
-    """Whether a record holds what is read from it."""
-    return (
-        isinstance(record.get("identity"), str)
-        and record.get("state") in get_args(State)
-        and isinstance(starts := record.get("starts"), list)
-        and all(isinstance(start, dict) for start in starts)
-        and all(isinstance(record.get(name, {}), dict) for name in ("progress", "metrics"))
-        and all(_is_number(value) for name in ("progress", "metrics") for value in record.get(name, {}).values())
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _remedy(folder: Path) -> str:
-    """How to go on without a record."""
-    return f"--run ANOTHER --ckpt_path {folder / 'checkpoints' / 'last.ckpt'} goes on beside it"
-
-
-def run_state(folder: Path) -> State | None:
-    """The state of a run as it is: one that says it is running but that no process holds was interrupted."""
-    record = read_record(folder)
-    if record is None:
-        return None
-    state: State = record["state"]
-    return "interrupted" if state == "running" and not is_locked(folder) else state
 
 
 def find_place(run: Path | None, name: str, settings: Mapping[str, Any], *, fresh: bool, main_process: bool) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from gecko_lab.runs.files import written_whole
-
-FILE_NAME = "metrics.csv"
-_STEP = re.compile(r"[0-9]{1,18}")
+from gecko_lab.runs.metrics_file import METRICS_FILE, read_metrics
 
 
 class MetricsLog(Logger):
@@ -33,7 +30,7 @@ class MetricsLog(Logger):
 
     def __init__(self, folder: Path, last_step: int | None = None, *, first_step: int = 1) -> None:
         super().__init__()
-        self.path = folder / FILE_NAME
+        self.path = folder / METRICS_FILE
         self._columns: list[str] = []
         self._pending: list[dict[str, Any]] = []
         self._last_step, self._first_step = last_step, first_step
@@ -72,7 +69,7 @@ class MetricsLog(Logger):
             return
         new = sorted({name for row in self._pending for name in row} - set(self._columns))
         if new:
-            self._rewrite([*self._columns, *new], _rows(self.path))
+            self._rewrite([*self._columns, *new], read_metrics(self.path.parent))
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self._columns).writerows(self._pending)
         self._pending = []
@@ -87,9 +84,9 @@ class MetricsLog(Logger):
         if self._last_step is None:
             self.path.unlink(missing_ok=True)
             return
-        kept = [row for row in _rows(self.path) if int(row["step"]) <= self._last_step]
+        kept = [row for row in read_metrics(self.path.parent) if int(row["step"]) <= self._last_step]
         if not kept and _is_damaged(self.path):
-            os.replace(self.path, damaged := self.path.with_name(f"{FILE_NAME}.damaged"))
+            os.replace(self.path, damaged := self.path.with_name(f"{METRICS_FILE}.damaged"))
             print(f"gecko-lab: {self.path} cannot be read, it is now {damaged.name}", file=sys.stderr, flush=True)
         self._rewrite(list(kept[0]) if kept else [], kept)
 
@@ -100,28 +97,6 @@ class MetricsLog(Logger):
             writer.writeheader()
             writer.writerows(rows)
         self._columns = columns
-
-
-def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's `metrics.csv`; an empty list where there is none."""
-    return _rows(folder / FILE_NAME)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Whole rows only: a process may have been killed in the middle of one."""
-    if not path.is_file():
-        return []
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    header, *rows = map(_values, text.split("\n")[:-1] or [""])
-    whole = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
-    return [row for row in whole if _STEP.fullmatch(row.get("step", ""))]
-
-
-def _values(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:  # no row of ours
-        return []
 
 
 def _is_damaged(path: Path) -> bool:

@@ -12,7 +12,7 @@ from lightning import Trainer
 from gecko_lab.callbacks import LossByPosition
 from gecko_lab.callbacks.loss_by_position import binned
 from gecko_lab.reports.position_losses import FILE_NAME, read_position_losses
-from gecko_lab.runs.metrics_log import read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
 from tests.callbacks.fits import tiny_model
 from tests.runs.stopping import at_boundary, copy_of, fit
 

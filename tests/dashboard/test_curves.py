@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gecko_lab.dashboard.curves import POINTS, RunCurves
-from gecko_lab.runs.metrics_log import FILE_NAME, MetricsLog
+from gecko_lab.runs.metrics_file import METRICS_FILE
+from gecko_lab.runs.metrics_log import MetricsLog
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 6))
 cells = st.one_of(st.none(), numbers, st.just(float("nan")), st.just(float("inf")))
@@ -34,7 +35,7 @@ def test_run_curves_read_in_pieces_are_those_read_at_once(
     for further, *values in rows:
         step += further
         text += f"{step},{','.join('' if value is None else str(value) for value in values)}\n"
-    in_pieces, path = RunCurves(folder, steps), folder / FILE_NAME
+    in_pieces, path = RunCurves(folder, steps), folder / METRICS_FILE
     ends = sorted({min(cut, len(text)) for cut in cuts} | {len(text)})
     for start, end in zip([0, *ends], ends, strict=False):
         written(path, text[start:end])
@@ -70,17 +71,17 @@ def test_run_curves_reads_what_the_log_writes_also_when_a_column_is_new(tmp_path
 
 def test_run_curves_forgets_steps_that_are_taken_again(tmp_path: Path) -> None:
     run = RunCurves(tmp_path, 100)
-    written(tmp_path / FILE_NAME, "step,loss\n1,5\n2,4\n3,3\n")
+    written(tmp_path / METRICS_FILE, "step,loss\n1,5\n2,4\n3,3\n")
     run.update()
     MetricsLog(tmp_path, last_step=1).save()
-    written(tmp_path / FILE_NAME, "2,4.5\n")
+    written(tmp_path / METRICS_FILE, "2,4.5\n")
     run.update()
     assert as_dict(run) == {"loss": [(1, "5.0"), (2, "4.5")]}
 
 
 def test_run_curves_keeps_the_last_of_every_part_of_a_long_run(tmp_path: Path) -> None:
     steps = 10 * POINTS
-    written(tmp_path / FILE_NAME, "step,loss\n" + "".join(f"{step},{step / 7}\n" for step in range(1, steps + 1)))
+    written(tmp_path / METRICS_FILE, "step,loss\n" + "".join(f"{step},{step / 7}\n" for step in range(1, steps + 1)))
     run = RunCurves(tmp_path, steps)
     run.update()
     curve = run.curves["loss"]
@@ -89,7 +90,7 @@ def test_run_curves_keeps_the_last_of_every_part_of_a_long_run(tmp_path: Path) -
 
 
 def test_run_curves_of_what_is_no_table_are_none(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"\x00\xff\n\x00,\x01\n")
+    (tmp_path / METRICS_FILE).write_bytes(b"\x00\xff\n\x00,\x01\n")
     run = RunCurves(tmp_path, 10)
     run.update()
     assert run.curves == {}

@@ -1,13 +1,10 @@
 """`gecko-lab grid` end to end, with real processes: plan, run, table; killed, stopped, failing."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +13,24 @@ import pytest
 from gecko_lab.__main__ import main
 from gecko_lab.grids import grid_command
 from gecko_lab.grids.grid_command import split
-from gecko_lab.grids.launcher import Job, LocalLauncher
+from gecko_lab.grids.launcher import Job
+from gecko_lab.grids.local_launcher import LocalLauncher
 from gecko_lab.grids.plan import Plan, make_plan
-from gecko_lab.grids.results import run_records
-from gecko_lab.runs.folder import read_record, run_state
 from gecko_lab.runs.lock import is_locked
+from gecko_lab.runs.record_file import read_record, run_state
 from tests.grids.in_process import InProcess
+from tests.grids.lives import Life, trained_in_this_process, values, wait_for
 from tests.grids.tiny import VALUE_DIM, write_grid
-from tests.runs import forked
 from tests.runs.comparison import assert_same_run
 
 GRID: dict[str, Any] = {"axes": {"width": {"8": {}, "12": {VALUE_DIM: 24}}}, "seeds": 2, "retries": 3}
 # a checkpoint after each step, and steps enough to hit one
 GROUPS: dict[str, Any] = {"trainer": {"max_steps": 16, "val_check_interval": 8}, "checkpoint": {"every": "1 step"}}
-LONGEST = 240  # seconds without what is waited for, after which a test is given up
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-class Life:
-    """A process of `gecko-lab grid`, forked from one that has imported everything."""
-
-    def __init__(self, config: Path, folder: Path, log: Path, *more: str) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.runs.forked"])
-        words = ["grid", str(config), "--folder", str(folder), "--no_trial", *more]
-        self._process = context.Process(target=forked.train, args=(words, log))
-        self._process.start()
-        self.pid = self._process.pid or 0
-
-    def wait(self) -> int | None:
-        self._process.join()
-        return self._process.exitcode
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        self.wait()
-
-    @property
-    def is_over(self) -> bool:
-        return self._process.exitcode is not None
-
-
-def wait_for(holds: Callable[[], Any], life: Life | None = None) -> Any:
-    """Wait until something holds; give up where the process has ended without it."""
-    begin = time.monotonic()
-    while time.monotonic() - begin < LONGEST:
-        if value := holds():
-            return value
-        assert life is None or not life.is_over, "the grid has ended before"
-        time.sleep(0.002)
-    raise AssertionError("it took too long")
 
 
 def in_training(plan: Plan, least: int = 2) -> int | None:
@@ -85,25 +46,11 @@ def in_training(plan: Plan, least: int = 2) -> int | None:
     return None
 
 
-def trained_in_this_process(plan: Plan) -> Plan:
-    """The same runs, one after the other and never killed."""
-    for run in plan.runs():
-        run.write_config()
-        assert main(["fit", "--config", str(run.config), "--run", str(run.folder)]) == 0
-    return plan
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A grid whose runs were trained without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     return trained_in_this_process(make_plan(str(write_grid(folder, GRID, **GROUPS)), [], folder / "whole"))
-
-
-def values(plan: Plan) -> list[Any]:
-    found = [record["value"] for record in run_records(plan)]
-    assert None not in found
-    return found
 
 
 def test_a_grid_killed_three_times_equals_one_never_killed(whole: Plan, tmp_path: Path) -> None:
@@ -260,9 +207,10 @@ def test_local_launcher_ends_jobs_with_the_process_that_started_them(tmp_path: P
     code = f"""
 import time
 from pathlib import Path
-from gecko_lab.grids.launcher import Job, LocalLauncher
+from gecko_lab.grids.launcher import Job
+from gecko_lab.grids.local_launcher import LocalLauncher
 launcher = LocalLauncher(1)
-launcher.start(Job("job", ("components", "--help"), Path({str(tmp_path / "log")!r})))
+launcher.start([Job("job", ("components", "--help"), Path({str(tmp_path / "log")!r}))])
 print(next(iter(launcher._running.values()))[1].pid, flush=True)
 time.sleep(600)
 """
@@ -279,8 +227,7 @@ def test_local_launcher_shares_processors_and_gpus(tmp_path: Path, monkeypatch: 
     started: list[dict[str, str]] = []
     monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: started.append(env))
     launcher = LocalLauncher(3, ["2", "5,6", "7"])
-    for number in range(3):
-        launcher.start(Job(str(number), (), tmp_path / "log"))
+    launcher.start([Job(str(number), (), tmp_path / "log") for number in range(3)])
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["2", "5,6", "7"]
     assert {env["OMP_NUM_THREADS"] for env in started} == {"2"}
     for _, _, log in launcher._running.values():

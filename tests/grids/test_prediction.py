@@ -19,7 +19,7 @@ GRID: dict[str, Any] = {"axes": {"width": {"16": {}, "24": {VALUE_DIM: 24}}}}
 class Refusing(InProcess):
     """A launcher that must not be asked."""
 
-    def start(self, job: Job) -> None:
+    def train(self, job: Job) -> None:
         raise AssertionError(f"{job.name} was started")
 
 
@@ -75,7 +75,7 @@ def test_predict_remembers_what_an_earlier_start_has_found(tmp_path: Path) -> No
 
 def test_predict_shows_why_a_variant_does_not_train(tmp_path: Path) -> None:
     class Failing(InProcess):
-        def start(self, job: Job) -> None:
+        def train(self, job: Job) -> None:
             job.log.write_text("first\n" * 20 + "RuntimeError: out of memory\n")
             self._ended.append((job, 1))
 

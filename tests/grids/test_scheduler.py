@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gecko_lab.grids import scheduler as module
-from gecko_lab.grids.launcher import Job
+from gecko_lab.grids.launcher import Job, Launcher
 from gecko_lab.grids.plan import PlannedRun
 from gecko_lab.grids.progress import RunProgress
 from gecko_lab.grids.scheduler import Scheduler
@@ -33,23 +33,29 @@ def write_state(folder: Path, state: str) -> None:
     (folder / "run.json").write_text(json.dumps(record | {"progress": {"step": 5}}))
 
 
-class Pretending:
+class Pretending(Launcher):
     """A launcher whose jobs do what `act` does and end at the next look."""
 
     def __init__(self, slots: int, act: Callable[[Job, int], int]) -> None:
-        self.slots, self._act = slots, act
+        self._slots, self._act = slots, act
         self.started: list[str] = []
         self.most = 0
         self.calls: list[str] = []
         self._running: list[Job] = []
 
-    def start(self, job: Job) -> None:
-        self.started.append(job.name)
-        self._running.append(job)
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        self.started += [job.name for job in jobs]
+        self._running += jobs
         self.most = max(self.most, len(self._running))
 
-    def ended(self) -> list[tuple[Job, int]]:
-        ended = [(job, self._act(job, self.started.count(job.name))) for job in self._running]
+    def ended(self) -> list[tuple[Job, int | None]]:
+        ended: list[tuple[Job, int | None]] = [
+            (job, self._act(job, self.started.count(job.name))) for job in self._running
+        ]
         self._running = []
         return ended
 
@@ -194,7 +200,7 @@ def test_run_stops_on_a_signal_once_all_have_stopped(signum: signal.Signals, tmp
 
 def test_run_kills_at_the_second_signal(tmp_path: Path) -> None:
     class Stubborn(Pretending):
-        def ended(self) -> list[tuple[Job, int]]:
+        def ended(self) -> list[tuple[Job, int | None]]:
             if "kill" in self.calls:
                 return super().ended()
             if self._running:

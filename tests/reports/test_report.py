@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from gecko_lab.__main__ import main
-from gecko_lab.reports import figures, run_data
+from gecko_lab.reports import html, run_data
 from gecko_lab.reports.report_command import report
 from tests.fake_runs import write_grid, write_run
 from tests.reports.conftest import HOSTILE
@@ -237,10 +237,10 @@ def test_reads_each_file_once_and_draws_few_pictures(tmp_path: Path, monkeypatch
     """What makes 200 runs fast: counted, not timed."""
     write_grid(tmp_path / "g", num_variants=10, num_seeds=3, num_rows=5)
     tables, configs, pictures = [], [], []
-    read_table, read_yaml, draw = run_data.read_metrics_table, run_data.read_yaml, figures.svg_of
+    read_table, read_yaml, draw = run_data.read_metrics_table, run_data.read_yaml, html.svg_of
     monkeypatch.setattr(run_data, "read_metrics_table", lambda path: tables.append(path) or read_table(path))
     monkeypatch.setattr(run_data, "read_yaml", lambda path: configs.append(path) or read_yaml(path))
-    monkeypatch.setattr(figures, "svg_of", lambda *a, **named: pictures.append(named["name"]) or draw(*a, **named))
+    monkeypatch.setattr(html, "svg_of", lambda figure: pictures.append(figure.name) or draw(figure))
     make(tmp_path / "g")
     assert len(tables) == len(set(tables)) == 30
     assert len(configs) == len(set(configs)) == 10, "one of each variant"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gecko_lab.reports.run_data import read_metrics_table, read_run
 from gecko_lab.reports.study import Study, read_studies
-from gecko_lab.runs.metrics_log import read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
 from tests.fake_runs import write_grid, write_run
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder
-from gecko_lab.runs.folder import run_state
+from gecko_lab.runs.record_file import run_state
 from tests.runs.comparison import metrics
 from tests.runs.stopping import OPTIONS, fit
 from tests.training import TOKENS_PER_BATCH, arguments

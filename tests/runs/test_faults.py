@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from lightning import Trainer
 
-from gecko_lab.runs.folder import read_record, run_state
+from gecko_lab.runs.record_file import read_record, run_state
 from tests.runs.comparison import assert_same_run, events, metrics
 from tests.runs.stopping import at_boundary, contents, copy_of, fit, stopped
 from tests.training import write_text

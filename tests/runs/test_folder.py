@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from gecko_lab.__main__ import main
-from gecko_lab.runs.folder import RunFolder, find_place, numbered, read_record, run_state
+from gecko_lab.runs.folder import RunFolder, find_place, numbered
 from gecko_lab.runs.identity import identity
 from gecko_lab.runs.lock import RunLock, RunLocked
+from gecko_lab.runs.record_file import read_record, run_state
 from tests.runs.comparison import metrics
 from tests.runs.stopping import OPTIONS, contents, copy_of, fit
 from tests.training import arguments

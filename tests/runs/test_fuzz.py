@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gecko_lab.__main__ import main
-from gecko_lab.configuration import read_invocation, read_yaml
+from gecko_lab.configuration import read_invocation
 from gecko_lab.errors import UserError
 from gecko_lab.runs.checkpoint_folder import check_readable
 from gecko_lab.runs.event_files import keep_until
-from gecko_lab.runs.folder import read_record, run_state
-from gecko_lab.runs.metrics_log import MetricsLog, read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
+from gecko_lab.runs.metrics_log import MetricsLog
+from gecko_lab.runs.record_file import read_record, run_state
+from gecko_lab.yaml_files import read_yaml
 from tests.runs.stopping import copy_of, fit
 from tests.training import arguments
 

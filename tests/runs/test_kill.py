@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from gecko_lab.runs.folder import read_record, run_state
+from gecko_lab.runs.record_file import read_record, run_state
 from tests.runs import forked
 from tests.runs.comparison import assert_same_run
 from tests.training import LAYER, NETWORK, arguments

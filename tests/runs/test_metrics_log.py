@@ -6,7 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gecko_lab.runs.metrics_log import MetricsLog, read_metrics
+from gecko_lab.runs.metrics_file import read_metrics
+from gecko_lab.runs.metrics_log import MetricsLog
 
 NAMES = st.sampled_from(["loss", "loss/validation", "a,b", 'quote"d', "läuft"])
 ROWS = st.lists(st.dictionaries(NAMES, st.floats(allow_nan=False), min_size=1, max_size=3), min_size=1, max_size=8)

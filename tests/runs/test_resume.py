@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder
-from gecko_lab.runs.folder import read_record, run_state
+from gecko_lab.runs.record_file import read_record, run_state
 from tests.runs.comparison import assert_same_run
 from tests.runs.stopping import contents, copy_of, fit, stopped
 from tests.training import TOKENS_PER_BATCH

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -15,7 +17,7 @@ from gecko_lab.callbacks import LossByPosition
 from gecko_lab.language_model import LanguageModel
 from gecko_lab.runs import checkpoints, signals
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder
-from gecko_lab.runs.folder import read_record, run_state
+from gecko_lab.runs.record_file import read_record, run_state
 from tests.runs import forked
 from tests.runs.comparison import assert_same_run, checkpoint, metrics
 from tests.runs.stopping import OPTIONS, fit
@@ -180,6 +182,29 @@ def test_fit_stops_at_a_signal_with_a_checkpoint(trainings: Path, tmp_path: Path
     assert run_state(run) == "interrupted"
     assert ((read_record(run) or {})["progress"]["step"], checkpoint(run)["global_step"]) == (last, last)
     assert int(metrics(run)[-1]["step"]) == last
+
+
+def test_fit_stops_where_its_workers_get_the_signal_too(trainings: Path, tmp_path: Path) -> None:
+    """As Ctrl-C and a cluster send it: to every process of the group."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    options = OPTIONS | {"trainer__max_steps": 100_000, "data__num_workers": 1}
+    command = [sys.executable, "-m", "gecko_lab", "fit", "--run", str(run), *arguments(trainings, **options)]
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True) as process,
+    ):
+        try:
+            begin = time.monotonic()
+            while not (run / "metrics.csv").exists() or len(metrics(run)) < 4:
+                assert process.poll() is None
+                assert time.monotonic() - begin < LONGEST
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(LONGEST) == 128 + signal.SIGINT, log.read_text()
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text()
+    assert (run_state(run), checkpoint(run)["global_step"]) == ("interrupted", steps(run)[-1])
 
 
 def test_a_second_interrupt_from_the_keyboard_stops_at_once(trainings: Path, tmp_path: Path) -> None:
