@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from gecko_lab.energy import EnergyMeter
 from gecko_lab.runs.loops import SteppedFitLoop
 
 
@@ -24,10 +25,11 @@ def peak_memory_bytes(device: torch.device) -> int:
 class Throughput(Callback):
     """Log how much has been read and how fast.
 
-    `tokens`, `tokens_per_second`, `model_flops_per_second`, `peak_memory_bytes`, and `loader_wait`, the share of the
-    time in which training waited for data. FLOPs are counted from what each component computes
-    (`Slot.flops_per_token`), three times the forward pass for a training step; recomputation under activation
-    checkpointing is not counted as work. Validation time is left out.
+    `tokens`, `tokens_per_second`, `model_flops_per_second`, `peak_memory_bytes`, `loader_wait`, the share of the time
+    in which training waited for data, and, where it can be read (`gecko_lab.energy`), `energy_joules_per_token`: of
+    the main process' device, and of everything that runs where that is a processor. FLOPs are counted from what each
+    component computes (`Slot.flops_per_token`), three times the forward pass for a training step; recomputation under
+    activation checkpointing is not counted as work. Validation time is left out.
     """
 
     def __init__(self) -> None:
@@ -35,6 +37,7 @@ class Throughput(Callback):
         self._start: float | None = None
         self._since = 0
         self._waited = 0.0
+        self._meter: EnergyMeter | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The tokens read, for a checkpoint."""
@@ -43,6 +46,10 @@ class Throughput(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where a checkpoint stood."""
         self.tokens = int(state_dict["tokens"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure."""
+        self._meter = EnergyMeter(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new interval."""
@@ -71,10 +78,17 @@ class Throughput(Callback):
         if isinstance(trainer.fit_loop, SteppedFitLoop):
             waited = trainer.fit_loop.epoch_loop.seconds_waited - self._waited
             pl_module.log("loader_wait", waited / (now - self._start))
+        if self._meter is not None and self._meter.is_readable:
+            # a GPU's counter is its own, a processor's is that of all devices of the machine
+            measured = 1 if pl_module.device.type == "cuda" else trainer.num_devices
+            tokens = self._since * measured / trainer.world_size
+            pl_module.log("energy_joules_per_token", self._meter.joules() / tokens)
         if now - self._start > 10:
             self._restart(trainer, now)
 
     def _restart(self, trainer: Trainer, now: float) -> None:
         self._start, self._since = now, 0
+        if self._meter is not None:
+            self._meter.reset()
         if isinstance(trainer.fit_loop, SteppedFitLoop):
             self._waited = trainer.fit_loop.epoch_loop.seconds_waited

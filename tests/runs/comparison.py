@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-OF_TIME = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes", "loader_wait"}
+OF_TIME = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes", "loader_wait", "energy_joules_per_token"}
 """Columns that say how fast a step was."""
 
 
