@@ -1,13 +1,14 @@
 # Everything runs in .venv, made on first use. PYTHON=python3.12 picks the interpreter, ARGS="..." adds flags.
 PYTHON ?= python3
 WORKERS ?= 2
+OUT ?= runs/gpu-check
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types format bench bench-data clean
+.PHONY: help quickstart test lint types format bench bench-data gpu-check compile-check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: .venv/installed  ## train a tiny Gecko on real text: a few minutes on 2 CPU cores
 	@echo "== Training experiments/quickstart.yaml"
@@ -37,6 +38,15 @@ bench: .venv/installed  ## time the kernels beside their references
 bench-data: .venv/installed  ## time the data loader beside LitData's: about 3 minutes on 2 CPU cores
 	@echo "== Timing the data loader"
 	$(BIN)/gecko-lab bench data $(ARGS)
+
+# Where .venv cannot be made, PYTHON is one that has torch, triton, pytest, hypothesis, numpy and rich.
+gpu-check:  ## test and time the kernels compiled, on a GPU: 9 minutes at most (OUT=FOLDER for what it finds)
+	@echo "== Testing and timing the kernels on a GPU"
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m gecko_lab.bench.gpu_check --out "$(OUT)" $(ARGS)
+
+compile-check: .venv/installed  ## compile every launch of every Triton kernel for sm_80, sm_90 and gfx942: 15 minutes, no GPU
+	@echo "== Compiling the kernels"
+	$(BIN)/python -m gecko_lab.kernels.compile_all $(ARGS)
 
 clean:  ## remove the environment, caches and build outputs; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gecko_lab.state import at_least_float32
+from gecko_lab.kernels.grouped_norm import grouped_norm
 
 
 def check_groups(num_groups: int, features: int, what: str) -> int:
@@ -14,12 +13,6 @@ def check_groups(num_groups: int, features: int, what: str) -> int:
     if num_groups < 1 or features % num_groups:
         raise ValueError(f"{what}: {num_groups} groups do not divide {features} features")
     return num_groups
-
-
-def rms_norm(x: Tensor, num_groups: int, eps: float) -> Tensor:
-    """`x / √(mean_g(x²) + ε)` `[..., D]`, in at least float32."""
-    groups = x.to(at_least_float32(x.dtype)).unflatten(-1, (num_groups, -1))
-    return F.rms_norm(groups, groups.shape[-1:], eps=eps).flatten(-2)
 
 
 class GroupRMSNorm(nn.Module):
@@ -45,10 +38,7 @@ class GroupRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` to `[..., D]`, dtype kept."""
-        y = rms_norm(x, self.num_groups, self.eps)
-        if self.weight is not None:
-            y = y * (1 + self.weight.to(y.dtype))
-        return y.to(x.dtype)
+        return grouped_norm(x, self.weight, num_groups=self.num_groups, centred=False, eps=self.eps)
 
 
 class GroupLayerNorm(nn.Module):
@@ -75,14 +65,4 @@ class GroupLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` to `[..., D]`, dtype kept."""
-        wide = x.to(at_least_float32(x.dtype))
-        if self.weight is None or self.bias is None:
-            groups = wide.unflatten(-1, (self.num_groups, -1))
-            return F.layer_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2).to(x.dtype)
-        weight, bias = 1 + self.weight.to(wide.dtype), self.bias.to(wide.dtype)
-        if self.num_groups == 1:
-            return F.layer_norm(wide, wide.shape[-1:], weight, bias, self.eps).to(x.dtype)
-        groups = wide.unflatten(-1, (self.num_groups, -1))
-        return torch.addcmul(bias, F.layer_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2), weight).to(
-            x.dtype
-        )
+        return grouped_norm(x, self.weight, self.bias, num_groups=self.num_groups, centred=True, eps=self.eps)

@@ -22,7 +22,7 @@ VERBS: dict[str, tuple[str, str | tuple[str, ...], str]] = {
     "grid": ("gecko_lab.grids.grid_command", "run", "train every variant of an ablation and compare them"),
     "report": ("gecko_lab.reports.report_command", "report", "compare runs and grids in one HTML file"),
     "dashboard": ("gecko_lab.dashboard.dashboard_command", "dashboard", "TensorBoard, arranged for comparing variants"),
-    "bench": ("gecko_lab.bench", ("kernels", "data"), "time what is fast beside its reference"),
+    "bench": ("gecko_lab.bench", ("kernels", "train", "decode", "data"), "time what is fast beside its reference"),
 }
 # They take flags of `fit` as well, read their own arguments and return an exit code.
 OWN_ARGUMENTS = ("grid",)

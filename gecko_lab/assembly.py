@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser
 
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.network import Network, resolve_size, scale_size
+from gecko_lab.recomputation import Recomputation
 from gecko_lab.registry import Option, components, find, options, summary
 from gecko_lab.slots import Layer, Size, Slot
 
@@ -35,7 +36,7 @@ def _network(
     tied_embedding: bool = False,
     scale_embedding: bool = False,
     dropout: float = 0.0,
-    checkpoint_layers: bool = False,
+    checkpoint_layers: Recomputation = False,
 ) -> None:
     """The keys of `model.network`.
 
@@ -48,7 +49,8 @@ def _network(
         tied_embedding: whether the output projection is the embedding's matrix.
         scale_embedding: multiply the embedding by √D.
         dropout: on the embedding.
-        checkpoint_layers: recompute each layer in the backward pass instead of keeping what is inside it.
+        checkpoint_layers: recompute each layer in the backward pass instead of keeping what is inside it; "selective":
+            but for what is slow for its size, such as the results of attention.
     """
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from gecko_lab.recomputation import Recomputation, recomputed
 from gecko_lab.slots import Layer, Size, Slot
 from gecko_lab.state import Segments
 
@@ -50,7 +50,8 @@ class Network(nn.Module):
         tied_embedding: whether the output projection is the embedding's matrix.
         scale_embedding: multiply the embedding by √D.
         dropout: on the embedding.
-        checkpoint_layers: recompute each layer in the backward pass instead of keeping what is inside it.
+        checkpoint_layers: recompute each layer in the backward pass instead of keeping what is inside it; "selective":
+            but for what is slow for its size, such as the results of attention.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Network(nn.Module):
         tied_embedding: bool = False,
         scale_embedding: bool = False,
         dropout: float = 0.0,
-        checkpoint_layers: bool = False,
+        checkpoint_layers: Recomputation = False,
     ) -> None:
         super().__init__()
         if vocab_size < 1:
@@ -132,7 +133,7 @@ class Network(nn.Module):
         states = []
         for layer, layer_state in zip(self.layers, layer_states, strict=True):
             if self.checkpoint_layers and torch.is_grad_enabled():
-                x, layer_state = checkpoint(layer, x, layer_state, segments, use_reentrant=False)
+                x, layer_state = recomputed(layer, x, layer_state, segments, how=self.checkpoint_layers)
             else:
                 x, layer_state = layer(x, layer_state, segments)
             states.append(layer_state)

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import docstring_parser
-
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.slots import Attention, FeedForward, Layer, Memory, MovingAverage, Slot, TimestepNormalization
 
@@ -137,7 +135,7 @@ def options(cls: Callable[..., Any]) -> dict[str, Option]:
     described = {
         parameter.arg_name: " ".join((parameter.description or "").split())
         for owner in (reversed(cls.__mro__) if inspect.isclass(cls) else [cls])
-        for parameter in docstring_parser.parse(inspect.cleandoc(owner.__doc__ or "")).params
+        for parameter in _parsed(inspect.cleandoc(owner.__doc__ or "")).params
     }
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -151,7 +149,14 @@ def options(cls: Callable[..., Any]) -> dict[str, Option]:
 
 def summary(cls: type) -> str:
     """The first line of a component's docstring."""
-    return docstring_parser.parse(inspect.getdoc(cls) or "").short_description or ""
+    return _parsed(inspect.getdoc(cls) or "").short_description or ""
+
+
+def _parsed(docstring: str) -> Any:
+    """Its parts."""
+    import docstring_parser  # which a machine that only runs networks may lack
+
+    return docstring_parser.parse(docstring)
 
 
 def _slot_of(annotation: Any) -> tuple[type[Slot] | None, bool]:

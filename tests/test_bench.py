@@ -19,7 +19,10 @@ from gecko_lab.kernels.case import Case, Contender, Problem
 from gecko_lab.kernels.timestep_norm import benchmark as timestep_norm_benchmark
 from tests.tolerances import TOLERANCE
 
-NAMES = ["attention", "cema", "linear_cross_entropy", "timestep_norm", "working_memory"]
+NAMES = [
+    *("attention", "cema", "gated", "grouped_norm", "head_norm", "linear_cross_entropy", "timestep_norm"),
+    "working_memory",
+]
 CPU = torch.device("cpu")
 
 

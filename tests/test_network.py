@@ -12,6 +12,7 @@ from gecko_lab import build, generate
 from gecko_lab.components.layer.gecko import GeckoLayer
 from gecko_lab.cost import network_cost
 from gecko_lab.families import FAMILIES
+from gecko_lab.recomputation import Recomputation
 from gecko_lab.slots import Attention, Memory, MovingAverage
 from tests.components.catalogue import starts_at
 from tests.networks import NETWORKS, VOCAB_SIZE, C, small, tokens_of
@@ -67,7 +68,8 @@ def test_recomputation_gives_the_same_gradients(name: str) -> None:
         layer = layer | {"dropout": 0.2, "hidden_dropout": 0.2}
     tokens, starts = tokens_of(3 * C + 1), starts_at(3 * C + 1, [2, 2 * C], [])
     found = []
-    for recompute in (False, True):
+    choices: tuple[Recomputation, ...] = (False, True, "selective")
+    for recompute in choices:
         network = small(name, layer=layer, dropout=0.2, checkpoint_layers=recompute)
         torch.manual_seed(3)
         first, state = network(tokens[:, : C + 1], document_starts=starts[:, : C + 1])
@@ -75,6 +77,7 @@ def test_recomputation_gives_the_same_gradients(name: str) -> None:
         torch.cat((first, second), dim=1).square().sum().backward()
         found.append({key: parameter.grad for key, parameter in network.named_parameters()})
     compare(found[1], found[0], TOLERANCE[torch.float32].forward)
+    compare(found[2], found[0], TOLERANCE[torch.float32].forward)
 
 
 @every_network

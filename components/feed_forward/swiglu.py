@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gecko_lab.components.linear import Linear
+from gecko_lab.kernels.gated import gated
 from gecko_lab.slots import FeedForward, Gate
 
 
@@ -22,7 +22,7 @@ class SwiGLU(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` `[B, L, D]` to `[B, L, D]`."""
-        hidden = F.silu(self.fc1(x)) * self.fc3(x)
+        hidden = gated(self.fc1(x), self.fc3(x))
         return self.fc2(torch.dropout(hidden, self.dropout, self.training))
 
     def list_gates(self) -> dict[str, Gate]:

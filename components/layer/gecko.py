@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,9 +14,11 @@ from gecko_lab.components.feed_forward.swiglu import SwiGLU
 from gecko_lab.components.linear import Linear
 from gecko_lab.components.memory.adaptive import AdaptiveWorkingMemory
 from gecko_lab.components.moving_average.complex_ema import ComplexEMA
-from gecko_lab.components.norm import GroupLayerNorm, GroupRMSNorm, rms_norm
+from gecko_lab.components.norm import GroupLayerNorm, GroupRMSNorm
 from gecko_lab.components.timestep_norm.decay import TimestepDecayNorm
 from gecko_lab.components.timestep_norm.rms_norm import RMSNorm
+from gecko_lab.kernels.gated import gated
+from gecko_lab.kernels.head_norm import head_norm
 from gecko_lab.slots import Attention, FeedForward, Gate, Layer, Memory, MovingAverage, Size, TimestepNormalization
 from gecko_lab.state import Segments
 
@@ -174,23 +175,17 @@ class GeckoLayer(Layer):
         """`a ⊙ r + w` `[B, L, H·V]` and the states of attention and memory."""
         if self.attention is None and self.memory is None:
             return None, None, None
-        z = rms_norm(self.to_z(m), self.num_heads, self.norm_eps)  # [B, L, H·S], at least float32
-        scale = (self.gamma.to(z.dtype) + 1) / math.sqrt(self.key_dim)
-        shift = self.beta.to(z.dtype)
-        queries_keys = [
-            torch.addcmul(shift[i], z, scale[i]).unflatten(-1, (self.num_heads, -1)) for i in range(len(shift))
-        ]
+        queries_keys = head_norm(self.to_z(m), self.gamma, self.beta, num_heads=self.num_heads, eps=self.norm_eps)
         v = F.silu(self.to_value(normed)).unflatten(-1, (self.num_heads, -1))
-        recalled, attention_state, memory_state = None, None, None
-        if self.attention is not None:
-            q, k = queries_keys[:2]
-            attended, attention_state = self.attention(q, k, v, state.attention, segments)
-            recalled = attended.flatten(-2) * F.silu(self.to_gate(m))
+        attention_state, memory_state, remembered, recalled = None, None, None, None
         if self.memory is not None:
             q, k = queries_keys[-2:]
             remembered, memory_state = self.memory(q, k, v, state.memory, segments)
-            remembered = remembered.flatten(-2)
-            recalled = remembered if recalled is None else recalled + remembered
+            recalled = remembered = remembered.flatten(-2)
+        if self.attention is not None:
+            q, k = queries_keys[:2]
+            attended, attention_state = self.attention(q, k, v, state.attention, segments)
+            recalled = gated(self.to_gate(m), attended.flatten(-2), remembered)
         return recalled, attention_state, memory_state
 
     def final_norm(self) -> TimestepNormalization:

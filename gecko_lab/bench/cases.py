@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from gecko_lab import kernels
 from gecko_lab.errors import ConfigurationError, nearest
 from gecko_lab.kernels.case import Case
+
+Scale = Literal["small", "full", "7b"]
+"""How large the problems are; those of `7b` stand in `large_cases`, for what matters there is a GPU's."""
 
 
 def case_names() -> list[str]:
@@ -18,13 +21,17 @@ def case_names() -> list[str]:
     return [name for name in folders if find_spec(f"{kernels.__name__}.{name}.benchmark")]
 
 
-def choose(only: str | None) -> list[str]:
+def choose(only: str | None, size: Scale) -> list[str]:
     """The names in a comma-separated list, or all.
 
     Raises:
         ConfigurationError: names what is unknown.
     """
     names = case_names()
+    if size == "7b":
+        from gecko_lab.bench.large_cases import large_case_names  # imports every operation
+
+        names = large_case_names()
     if only is None:
         return names
     asked = [name.strip() for name in only.split(",") if name.strip()]

@@ -15,7 +15,9 @@ TOLERANCE: dict[torch.dtype, tuple[float, float]] = {
     torch.float32: (1e-5, 1e-4),
     torch.bfloat16: (5e-3, 2e-2),
 }
-"""RMS of the error over RMS of the reference, outputs and gradients, by the dtype of the activations."""
+"""RMS of the error over RMS of the reference, outputs and gradients, by the dtype of the activations.
+
+float16 has no row: there an error of twice that of the reference in the same dtype must do."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def check(case: Case[Any], dtype: torch.dtype, device: torch.device) -> list[Ver
     inputs = {name: x.to(device) for name, x in case.inputs(case.check_shape, dtype).items()}
     exact = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
     expected = evaluate(case.reference, case, exact)
-    forward, gradient = TOLERANCE[dtype]
+    forward, gradient = TOLERANCE.get(dtype, (0.0, 0.0))
     limits = {name: forward if name == "y" else gradient for name in expected}
     if dtype.itemsize < 4:
         rounded = evaluate(case.reference, case, inputs)

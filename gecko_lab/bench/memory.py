@@ -1,7 +1,7 @@
-"""Peak memory above the inputs: of the process on CPU, of PyTorch's allocator on CUDA.
+"""Peak memory above what stands before: of the process on CPU, of PyTorch's allocator on CUDA.
 
-On CPU each contender runs in a process of its own, forked from one that has loaded torch and nothing else: there the
-kernel's count of resident pages is of this contender alone, and holds what no allocator hook sees (the workspaces of
+On CPU each measurement runs in a process of its own, forked from one that has loaded torch and nothing else: there the
+kernel's count of resident pages is of it alone, and holds what no allocator hook sees (the workspaces of
 matrix products and transforms).
 """
 
@@ -11,15 +11,20 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from gecko_lab.bench.cases import load_case
+from gecko_lab.bench.cases import Scale, load_case
 from gecko_lab.bench.timing import passes
-from gecko_lab.kernels.case import Inputs, Size
+from gecko_lab.kernels.case import Case, Inputs, Problem
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 _PRELOAD = ["gecko_lab.bench.memory", "torch._dynamo"]  # the second is loaded by the first call of any custom operation
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -31,7 +36,7 @@ class Task(NamedTuple):
     """Which contender of which problem; only names, so that another process can be told."""
 
     case: str
-    size: Size
+    size: Scale
     problem: int
     contender: str
     dtype: torch.dtype
@@ -44,22 +49,15 @@ Peak = dict[str, int | None]
 
 
 def measure(task: Task) -> Peak:
-    """Peak bytes above the inputs of a contender's passes: outputs, gradients, what is kept between, temporaries."""
-    if task.device.type == "cuda":
-        return measure_here(task)
-    # Not a plain fork, which would carry this process's pages and threads along, nor a spawn, which loads torch anew.
-    context = multiprocessing.get_context("forkserver" if KNOWN else "spawn")
-    if KNOWN:
-        context.set_forkserver_preload(_PRELOAD)
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(measure_here, task).result()
+    """Peak bytes above the inputs of a contender's passes on CPU: what comes out, is kept between, or is temporary."""
+    return in_new_process(measure_here, task)
 
 
 def measure_here(task: Task) -> Peak:
-    """The same in this process: on CPU what it freed earlier and still holds can hide part of the peaks."""
+    """The same in this process: what it freed earlier and still holds can hide part of the peaks."""
     torch.set_num_threads(task.threads)
-    case = load_case(task.case)
-    problem = case.problems[task.size][task.problem]
+    case, problems = load_problems(task.case, task.size)
+    problem = problems[task.problem]
     contender = next(one for one in case.contenders(problem) if one.name == task.contender)
 
     def inputs(shape: object) -> Inputs:
@@ -68,13 +66,49 @@ def measure_here(task: Task) -> Peak:
     for run in passes(contender, inputs(case.check_shape), case.check_shape).values():
         run()  # loads the libraries' code, which would be counted
     whole = passes(contender, inputs(problem.shape), problem.shape)
-    peaks: Peak = {}
-    for name, run in whole.items():
-        before = _reset(task.device)
-        run()
-        after = _peak(task.device)
-        peaks[name] = None if before is None or after is None else max(after - before, 0)
-    return peaks
+    return {name: peak_of(run, task.device) for name, run in whole.items()}
+
+
+def load_problems(name: str, size: Scale) -> tuple[Case[Any], tuple[Problem[Any], ...]]:
+    """The case of an operation and its problems of a size."""
+    if size == "7b":
+        from gecko_lab.bench.large_cases import large_case  # imports every operation
+
+        case = large_case(name)
+        return case, case.problems["full"]
+    case = load_case(name)
+    return case, case.problems[size]
+
+
+def in_new_process(function: Callable[[Argument], Result], argument: Argument) -> Result:
+    """Call a function, both picklable, where nothing but torch is loaded.
+
+    Raises:
+        MemoryError: the process was killed, as the system does with one that takes too much memory.
+    """
+    # Not a plain fork, which would carry this process's pages and threads along, nor a spawn, which loads torch anew.
+    context = multiprocessing.get_context("forkserver" if KNOWN else "spawn")
+    if KNOWN:
+        context.set_forkserver_preload(_PRELOAD)
+    try:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_die_first) as pool:
+            return pool.submit(function, argument).result()
+    except BrokenProcessPool:
+        raise MemoryError("the process was killed: there is probably not enough memory") from None
+
+
+def _die_first() -> None:
+    """Let the system kill this process rather than another one when memory runs out."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def peak_of(run: Callable[[], None], device: torch.device) -> int | None:
+    """Most bytes in use during a run above those in use before it; None where the system does not tell."""
+    before = _reset(device)
+    run()
+    after = _peak(device)
+    return None if before is None or after is None else max(after - before, 0)
 
 
 def _reset(device: torch.device) -> int | None:

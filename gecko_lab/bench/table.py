@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,14 +12,16 @@ from rich.text import Text
 
 WIDTH = 100
 _COLUMNS = (
-    ("", 22),
-    ("forward", 20),
-    ("×", 5),
-    ("forward + backward", 20),
-    ("×", 5),
-    ("MiB fwd", 7),
-    ("f + b", 6),
-    ("×", 5),
+    ("", 24),
+    ("forward", 19),
+    ("×", 4),
+    ("roof", 4),
+    ("forward + backward", 19),
+    ("×", 4),
+    ("roof", 4),
+    ("MiB", 5),
+    ("both", 4),
+    ("×", 4),
 )
 
 
@@ -58,27 +61,51 @@ def check_text(verdict: dict[str, Any]) -> str:
 
 def problem_table(problem: dict[str, Any]) -> Table:
     """Contenders in rows; a ratio is the contender's over ours, which stands first."""
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
-    for name, width in _COLUMNS:
-        table.add_column(name, justify="right" if name else "left", width=width, no_wrap=True)
+    table = plain_table(_COLUMNS)
     ours = problem["contenders"][0]
     for row in problem["contenders"]:
         cells = [row["name"] if row["same"] else f"({row['name']})"]
         for key in ("forward", "forward_backward"):
             seconds = row[key]["seconds"]
             cells += [spread(seconds), _ratio(row, ours, seconds["median"], ours[key]["seconds"]["median"])]
+            cells.append(share(row[key]["limit"]))
         peaks = [row[key]["bytes"] for key in ("forward", "forward_backward")]
-        cells += ["–" if peak is None else f"{peak / 2**20:.0f}" for peak in peaks]
+        cells += [mebibytes(peak) for peak in peaks]
         cells.append(_ratio(row, ours, peaks[1], ours["forward_backward"]["bytes"]))
         table.add_row(*cells)
     return table
 
 
+def plain_table(columns: Sequence[tuple[str, int]]) -> Table:
+    """A table of columns by title and width; the one without a title is on the left."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, pad_edge=False)
+    for name, width in columns:
+        table.add_column(name, justify="right" if name else "left", width=width, no_wrap=True)
+    return table
+
+
 def _ratio(row: dict[str, Any], ours: dict[str, Any], value: float | None, least: float | None) -> str:
-    """Nothing in our own row; two figures, or all before the point."""
-    if row is ours or not value or not least:
+    """Nothing in our own row."""
+    return "" if row is ours else ratio(value, least)
+
+
+def ratio(value: float | None, least: float | None) -> str:
+    """Two figures, or all before the point; nothing where a number is missing."""
+    if not value or not least:
         return ""
     return f"{value / least:.{0 if value >= 100 * least else 1 if value >= 10 * least else 2}f}"
+
+
+def share(value: float | None) -> str:
+    """`75%`; nothing where it is not known."""
+    return "" if value is None else f"{value:.{0 if value >= 0.1 else 1}%}"
+
+
+def mebibytes(number: int | None) -> str:
+    """`83`; `12G` where four figures do not hold it."""
+    if number is None:
+        return "–"
+    return f"{number / 2**20:.0f}" if number < 9999 * 2**20 else f"{number / 2**30:.0f}G"
 
 
 def spread(seconds: dict[str, float]) -> str:
@@ -91,17 +118,26 @@ def spread(seconds: dict[str, float]) -> str:
 
 def notes(result: dict[str, Any]) -> list[str]:
     """What the numbers mean and where they come from."""
-    of = result["machine"]
-    lines = [
+    return [
         f"Medians of {result['rounds']} interleaved rounds (least–most). ×: time or memory over ours, the first row.",
+        "roof: the least time to move every argument and gradient once, or to multiply, over the time.",
         "MiB: peak above the inputs, forward, then forward + backward. (In parentheses): another function.",
-        f"{of['name']}, {of['cores']} cores, {of['threads']} threads, {result['dtype']}, torch {of['torch']}, "
+        *notes_on_machine(result),
+    ]
+
+
+def notes_on_machine(result: dict[str, Any]) -> list[str]:
+    """What it was measured on, how, and how to repeat it."""
+    of = result["machine"]
+    precision = result.get("dtype") or result["precision"]
+    return [
+        f"{of['name']}, {of['cores']} cores, {of['threads']} threads, {precision}, torch {of['torch']}, "
         f"commit {of['commit'] or 'unknown'}",
         f"At best: copy {of['copy_bytes_per_second'] / 1e9:.1f} GB/s, "
         f"matrix product {of['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s",
         f"Again: {result['command']}",
+        *busy(of),
     ]
-    return lines + busy(of)
 
 
 def busy(of: dict[str, Any]) -> list[str]:

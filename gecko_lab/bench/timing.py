@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,33 +59,56 @@ def interleave(
     rounds: int,
     tell: Callable[[str], None] = lambda what: None,
 ) -> dict[tuple[str, str], Times]:
-    """Time every pass of every contender once a round, after a round that does not count.
-
-    Each round another contender begins. `tell` hears what runs next, outside the samples.
+    """Time every pass of every contender; see `take_turns`.
 
     Returns:
         Times by (contender, pass).
     """
     runs = {(one.name, name): run for one in contenders for name, run in passes(one, inputs, shape).items()}
-    device = next(iter(inputs.values())).device
+    return take_turns(runs, next(iter(inputs.values())).device, rounds, tell)
+
+
+def take_turns(
+    runs: Mapping[tuple[str, str], Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    tell: Callable[[str], None] = lambda what: None,
+) -> dict[tuple[str, str], Times]:
+    """Time every run once a round, after a round that does not count.
+
+    Each round another contender begins.
+
+    Args:
+        runs: by contender and what it does; those of one contender follow each other.
+        device: to wait for.
+        rounds: samples.
+        tell: hears what runs next, outside the samples.
+
+    Returns:
+        Times under the same keys.
+    """
     samples: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     repeats: dict[tuple[str, str], int] = {}
     for key, run in runs.items():
-        tell(f"{key[0]}: {key[1].replace('_', ' + ')}, warm-up")
+        tell(f"{_words(key)}, warm-up")
         seconds = sample(run, 1, device)
         if seconds < 1:  # the very first run pays for what is set up once: a second one tells how long it takes
             seconds = sample(run, 1, device)
         repeats[key] = max(1, math.ceil(SHORTEST_SAMPLE / seconds))
-    keys = list(runs)
+    names = list(dict.fromkeys(name for name, _ in runs))
     for number in range(rounds):
-        turn = len(PASSES) * (number % len(contenders))
-        for key in keys[turn:] + keys[:turn]:
-            tell(f"{key[0]}: {key[1].replace('_', ' + ')}, round {number + 1} of {rounds}")
+        turn = number % len(names) if names else 0
+        for key in (key for name in names[turn:] + names[:turn] for key in runs if key[0] == name):
+            tell(f"{_words(key)}, round {number + 1} of {rounds}")
             samples[key].append(sample(runs[key], repeats[key], device))
     return {key: Times(values) for key, values in samples.items()}
 
 
-def sample(run: Callable[[], None], repeats: int, device: torch.device) -> float:
+def _words(key: tuple[str, str]) -> str:
+    return f"{key[0]}: {key[1].replace('_', ' + ')}"
+
+
+def sample(run: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Seconds of one run, from several in a row."""
     synchronize(device)
     begin = time.perf_counter()

@@ -164,6 +164,7 @@ class Stability(Callback):
         if writes:
             report = {"skipped_in_a_row": self.in_a_row, "first_nonfinite": place, "rank": rank, **record}
             write_json(path, as_json(report))
+        trainer.strategy.barrier()  # a rank that ends with an error takes the others with it
         where = "running the last one again gave only finite values" if found is None else _sentence(found)
         raise TrainingDiverged(
             f"training diverged: {self.in_a_row} in a row of the steps up to {record['step']} had a loss or gradient "

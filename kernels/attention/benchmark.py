@@ -14,8 +14,8 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
     return make_inputs(shape, dtype=dtype)._asdict()
 
 
-def _blocks(inputs: Inputs, shape: Shape) -> Tensor:
-    return attention(*inputs.values(), pattern="sliding_chunk", size=shape.chunk_size, backend="torch")
+def _tiles(inputs: Inputs, shape: Shape) -> Tensor:
+    return attention(*inputs.values(), pattern="sliding_chunk", size=shape.chunk_size)
 
 
 def _dense(inputs: Inputs, shape: Shape) -> Tensor:
@@ -37,7 +37,7 @@ CASE = Case(
     shape_text="[{batch}, {length}, {num_heads}], S {key_dim}, V {value_dim}, chunk {chunk_size}",
     inputs=_inputs,
     reference=REFERENCE,
-    ours=Contender("blocks", _blocks),
+    ours=Contender("tiles", _tiles),
     check_shape=Shape(2, 59, 3, 8, 12, 16),
     problems={
         "small": (Problem(Shape(1, 512, 2, 32, 64, 64), ALTERNATIVES),),

@@ -17,7 +17,7 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 
 def _blocks(inputs: Inputs, shape: Shape) -> Tensor:
-    return cema(*inputs.values(), backend="torch")[0]
+    return cema(*inputs.values())[0]
 
 
 def _time_loop(inputs: Inputs, shape: Shape) -> Tensor:

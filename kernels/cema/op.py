@@ -1,16 +1,13 @@
 """The complex exponential moving average: one typed function over all of its backends."""
 
-import logging
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from gecko_lab.kernels.backends import choose_backend
 from gecko_lab.kernels.cema.reference import cema_reference
 from gecko_lab.kernels.cema.torch import cema_torch
-
-logger = logging.getLogger(__name__)
 
 
 def _reference(
@@ -26,7 +23,26 @@ def _reference(
     return y.to(x.dtype), state
 
 
-_BACKENDS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"torch": cema_torch, "reference": _reference}
+def _triton(
+    x: Tensor,
+    p: Tensor,
+    decay: Tensor,
+    phase: Tensor | None,
+    gamma: Tensor,
+    state: Tensor,
+    document_starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    from gecko_lab.kernels.cema.triton import cema_triton
+
+    y, final, _, _ = cema_triton(x, p, decay, phase, gamma, state, document_starts)
+    return y, final
+
+
+_BACKENDS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "triton": _triton,
+    "torch": cema_torch,
+    "reference": _reference,
+}
 
 
 def cema(
@@ -49,14 +65,15 @@ def cema(
     product with another's, so outputs are bit for bit independent of the other documents.
 
     Args:
-        x: [B, L, D], float64, float32 or bfloat16, L ≥ 1.
+        x: [B, L, D], float64, float32, bfloat16 or float16, L ≥ 1.
         p: [D, N], weight of the input.
         decay: [D, N], |q| in (0, 1).
         phase: [D, N], arg q in radians, or None for a real moving average.
         gamma: [D, N, R], (real, imaginary) with R = 2, or R = 1 without a phase.
         state: [B, D, N, R], h before the first timestep; None is zero.
         document_starts: [B, L] bool; a start at t = 0 clears the incoming state.
-        backend: "auto", "torch" (blocks of matrix products) or "reference" (a loop over time).
+        backend: "triton" (blocks of matrix products on a GPU), "torch" (the same in PyTorch), "reference" (a loop over
+            time), or "auto": the best that can run, but torch for a single timestep.
 
     Returns:
         y [B, L, D] in x's dtype and the state [B, D, N, R] after the last timestep, float64 if x is and else float32,
@@ -65,28 +82,15 @@ def cema(
     Raises:
         ValueError: an unknown backend, shapes that do not fit together, or a dtype that is not supported.
     """
-    run = _backend(backend)
     _check(x, p, decay, phase, gamma, state, document_starts)
+    # A single timestep is the recurrence itself: nothing to cut into blocks.
+    backends = ("torch", "triton", "reference") if x.shape[1] == 1 else ("triton", "torch", "reference")
+    run = _BACKENDS[choose_backend("cema", backend, backends, x)]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if state is None:
         state = x.new_zeros(x.shape[0], *gamma.shape, dtype=dtype)
     parameters = (p, decay, phase, gamma, state)
     return run(x, *(None if t is None else t.to(dtype) for t in parameters), document_starts)
-
-
-def _backend(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    if name == "auto":
-        if not torch.compiler.is_compiling():  # which cannot trace a logger
-            _log_choice("torch")
-        name = "torch"
-    if name not in _BACKENDS:
-        raise ValueError(f"cema: unknown backend {name!r}; known are 'auto', {', '.join(map(repr, _BACKENDS))}")
-    return _BACKENDS[name]
-
-
-@cache
-def _log_choice(name: str) -> None:
-    logger.info("cema: backend 'auto' is %r", name)
 
 
 def _check(
@@ -100,8 +104,8 @@ def _check(
 ) -> None:
     if x.ndim != 3 or x.shape[1] < 1:
         raise ValueError(f"cema: x must be [B, L, D] with L ≥ 1, but is {list(x.shape)}")
-    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16):
-        raise ValueError(f"cema: x must be float64, float32 or bfloat16, but is {x.dtype}")
+    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"cema: x must be float64, float32, bfloat16 or float16, but is {x.dtype}")
     batch, length, num_features = x.shape
     num_states = p.shape[-1]
     num_parts = 1 if phase is None else 2

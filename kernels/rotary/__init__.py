@@ -1,5 +1,6 @@
 """Rotary position embedding."""
 
-from gecko_lab.kernels.rotary.op import rotary, rotary_angles
+from gecko_lab.kernels.rotary.angles import rotary_angles
+from gecko_lab.kernels.rotary.op import rotary
 
 __all__ = ["rotary", "rotary_angles"]

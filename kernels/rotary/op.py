@@ -1,40 +1,87 @@
-"""Rotary position embedding, exact at any position (RoFormer, arXiv 2104.09864)."""
+"""The operation `rotary`: rotary position embedding (RoFormer, arXiv 2104.09864)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gecko_lab.kernels.backends import choose_backend
+from gecko_lab.kernels.rotary.reference import rotary_reference
+from gecko_lab.kernels.rotary.torch import rotary_forward
 
-def rotary_angles(position: int, length: int, key_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of `t · base^(−2i/S)` for the timesteps `t = position … position + length − 1`.
-
-    The angles are formed in float64: at position 4,000,000 their error is 5e-10, below float32's rounding of the
-    cosine itself, whereas float32 angles would be off by 0.25.
-
-    Returns:
-        Two float64 tensors `[length, S / 2]`.
-    """
-    if key_dim % 2:
-        raise ValueError(f"rotary positions need an even key dim, got {key_dim}")
-    timesteps = torch.arange(position, position + length, dtype=torch.float64, device=device)
-    frequencies = base ** (-torch.arange(0, key_dim, 2, dtype=torch.float64, device=device) / key_dim)
-    angles = timesteps[:, None] * frequencies
-    return angles.cos(), angles.sin()
+Backend = Literal["auto", "triton", "torch", "reference"]
 
 
-def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary(
+    x: Tensor, cos: Tensor, sin: Tensor, *, num_rope_heads: int | None = None, backend: Backend = "auto"
+) -> Tensor:
     """Rotate the pairs `(2i, 2i + 1)` of the features of each head.
 
     Args:
         x: `[B, L, H, S]`; the products are formed in at least float32.
-        cos: `[L, S / 2]`.
+        cos: `[L, S / 2]`, of `rotary_angles`.
         sin: `[L, S / 2]`.
+        num_rope_heads: heads that are rotated, the first ones; all by default.
+        backend: "triton" (GPU), "torch", "reference", or "auto": the best that can run, on CPU the reference for a
+            single timestep.
 
     Returns:
-        `[B, L, H, S]` in the dtype of `x`.
+        `[B, L, H, S]` in the dtype of `x`. The gradient flows to `x`; nothing but the angles is kept for it.
+
+    Raises:
+        ValueError: for shapes or a backend that do not fit, saying which.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = cos[:, None].to(dtype), sin[:, None].to(dtype)  # [L, 1, S / 2]
-    even, odd = x.to(dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+    num_heads, key_dim = x.shape[2:]
+    num_rope_heads = num_heads if num_rope_heads is None else num_rope_heads
+    check_angles("rotary", cos, sin, x.shape[1], key_dim, num_rope_heads, num_heads)
+    # On CPU, calling an operation costs more than it saves on a single timestep.
+    single = x.shape[1] == 1 and not x.is_cuda
+    backends = ("reference", "triton", "torch") if single else ("triton", "torch", "reference")
+    chosen = choose_backend("rotary", backend, backends, x)
+    if chosen == "reference":
+        return rotary_reference(x, cos, sin, num_rope_heads)
+    result: Tensor = _rotary(x, cos, sin, num_rope_heads, False, chosen)
+    return result
+
+
+def check_angles(
+    operation: str, cos: Tensor, sin: Tensor, length: int, key_dim: int, num_rope_heads: int, num_heads: int
+) -> None:
+    """Refuse angles or a number of rotated heads that do not fit, naming both."""
+    expected = [length, key_dim // 2]
+    if key_dim % 2 or list(cos.shape) != expected or list(sin.shape) != expected:
+        raise ValueError(
+            f"{operation} needs cos and sin [L, S / 2] for {length} timesteps and an even key dim, "
+            f"got {list(cos.shape)} and {list(sin.shape)} for a key dim of {key_dim}"
+        )
+    if not 0 <= num_rope_heads <= num_heads:
+        raise ValueError(f"{operation}: num_rope_heads must lie in 0 … {num_heads}, got {num_rope_heads}")
+
+
+@torch.library.custom_op("gecko_lab::rotary", mutates_args=())
+def _rotary(x: Tensor, cos: Tensor, sin: Tensor, num_rope_heads: int, inverse: bool, backend: str) -> Tensor:
+    if backend == "triton":
+        from gecko_lab.kernels.rotary.triton import rotary_forward as forward
+    else:
+        forward = rotary_forward
+    return forward(x, cos, sin, num_rope_heads, inverse)
+
+
+@_rotary.register_fake
+def _(x, cos, sin, num_rope_heads, inverse, backend):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, cos, sin, ctx.num_rope_heads, ctx.inverse, ctx.backend = inputs
+    ctx.save_for_backward(cos, sin)
+
+
+def _backward(ctx, dy):  # type: ignore[no-untyped-def]
+    dx = _rotary(dy, *ctx.saved_tensors, ctx.num_rope_heads, not ctx.inverse, ctx.backend)
+    return dx, None, None, None, None, None
+
+
+_rotary.register_autograd(_backward, setup_context=_setup_context)

@@ -16,7 +16,7 @@ def _inputs(shape: Shape, dtype: torch.dtype) -> Inputs:
 
 def _scan(inputs: Inputs, shape: Shape) -> Tensor:
     x, scale, bias = inputs.values()
-    return timestep_norm(x, scale, bias, num_groups=shape.num_groups, backend="torch")[0]
+    return timestep_norm(x, scale, bias, num_groups=shape.num_groups, backend="auto")[0]
 
 
 def _time_loop(inputs: Inputs, shape: Shape) -> Tensor:

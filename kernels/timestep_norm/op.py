@@ -1,16 +1,17 @@
 """The operation `timestep_norm`: the one entry point, its checks, and the choice of a backend."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from gecko_lab.kernels.backends import choose_backend
 from gecko_lab.kernels.timestep_norm.reference import timestep_norm_reference
 from gecko_lab.kernels.timestep_norm.statistics import TimestepStatistics, statistics_dtype
 from gecko_lab.kernels.timestep_norm.torch import timestep_norm_backward, timestep_norm_forward
 
-Backend = Literal["auto", "torch", "reference"]
+Backend = Literal["auto", "triton", "torch", "reference"]
 
 
 def timestep_norm(
@@ -32,7 +33,7 @@ def timestep_norm(
     (timestep normalisation, Megalodon, arXiv 2404.08801). The formulas stand in `reference.py`.
 
     Args:
-        x: `[B, L, D]` float64, float32 or bfloat16, `L >= 1`.
+        x: `[B, L, D]` float64, float32, bfloat16 or float16, `L >= 1`.
         scale: The full factor `1 + w`, `[D]`, any float dtype.
         bias: `[D]`, any float dtype.
         state: Statistics of the running document before this piece; None where the stream begins.
@@ -40,7 +41,8 @@ def timestep_norm(
         num_groups: `G`, divides `D`.
         betas: Decay per timestep of mean and of variance, each in (0, 1); None for cumulative statistics.
         eps: Added to the variance.
-        backend: "torch", "reference" (a loop over time), or "auto": torch, but the reference for a single timestep.
+        backend: "triton" (on a GPU), "torch", "reference" (a loop over time), or "auto": triton where it can run, else
+            torch, but the reference for a single timestep.
 
     Returns:
         `y`, `[B, L, D]` in the dtype of `x`, and the statistics after the last timestep, in float32 (float64 when `x`
@@ -50,17 +52,20 @@ def timestep_norm(
     Raises:
         ValueError: for shapes, dtypes, betas or a backend that do not fit, saying which.
     """
-    _check(x, scale, bias, state, document_starts, num_groups, betas, backend)
+    _check(x, scale, bias, state, document_starts, num_groups, betas)
+    # A single timestep has nothing to scan: the formulas themselves are then the fastest backend.
+    if backend == "auto" and x.shape[1] == 1:
+        backend = "reference"
+    choice = choose_backend("timestep_norm", backend, ("triton", "torch", "reference"), x)
     dtype = statistics_dtype(x.dtype)
     if state is None:
         state = TimestepStatistics.empty(x.shape[0], num_groups, dtype, x.device)
     count, mean, variance = state.count, state.mean.to(dtype), state.variance.to(dtype)
-    # A single timestep has nothing to scan: the formulas themselves are then the fastest backend.
-    if backend == "reference" or (backend == "auto" and x.shape[1] == 1):
+    if choice == "reference":
         state = TimestepStatistics(count, mean, variance)
         return timestep_norm_reference(x, scale, bias, state, document_starts, num_groups, betas, eps)
-    y, count, mean, variance, _, _, _ = _timestep_norm(
-        x, scale.to(dtype), bias.to(dtype), count, mean, variance, document_starts, num_groups, betas, eps
+    y, count, mean, variance, _, _, _, _ = _timestep_norm(
+        x, scale.to(dtype), bias.to(dtype), count, mean, variance, document_starts, num_groups, betas, eps, choice
     )
     return y, TimestepStatistics(count, mean, variance)
 
@@ -73,15 +78,12 @@ def _check(
     document_starts: Tensor | None,
     num_groups: int,
     betas: tuple[float, float] | None,
-    backend: str,
 ) -> None:
     """Refuse what the operation cannot compute, naming the values that clash."""
-    if backend not in get_args(Backend):
-        raise ValueError(f"timestep_norm has no backend {backend!r}: choose one of {', '.join(get_args(Backend))}")
     if x.ndim != 3 or x.shape[1] < 1:
         raise ValueError(f"timestep_norm needs x of shape [B, L, D] with L >= 1, got {list(x.shape)}")
-    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16):
-        raise ValueError(f"timestep_norm needs x in float64, float32 or bfloat16, got {x.dtype}")
+    if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"timestep_norm needs x in float64, float32, bfloat16 or float16, got {x.dtype}")
     batch_size, length, dim = x.shape
     if num_groups < 1 or dim % num_groups:
         raise ValueError(f"num_groups must divide the feature dimension: {dim} features, num_groups={num_groups}")
@@ -101,12 +103,22 @@ def _check(
             raise ValueError(f"{name} must have shape {shape} for x {list(x.shape)}, got {list(tensor.shape)}")
 
 
+def _passes(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and backward of a backend."""
+    if backend == "torch":
+        return timestep_norm_forward, timestep_norm_backward
+    from gecko_lab.kernels.timestep_norm import triton  # imported where it is used: it need not be installed
+
+    return triton.timestep_norm_forward, triton.timestep_norm_backward
+
+
 @torch.library.custom_op(
     "gecko_lab::timestep_norm",
     mutates_args=(),
     schema=(
         "(Tensor x, Tensor scale, Tensor bias, Tensor count, Tensor mean, Tensor variance, Tensor? document_starts,"
-        " int num_groups, float[]? betas, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+        " int num_groups, float[]? betas, float eps, str backend)"
+        " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
 )
 def _timestep_norm(
@@ -120,15 +132,18 @@ def _timestep_norm(
     num_groups: int,
     betas: Sequence[float] | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return timestep_norm_forward(x, scale, bias, count, mean, variance, document_starts, num_groups, betas, eps)
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    forward, _ = _passes(backend)
+    return forward(x, scale, bias, count, mean, variance, document_starts, num_groups, betas, eps)
 
 
 @_timestep_norm.register_fake
-def _(x, scale, bias, count, mean, variance, document_starts, num_groups, betas, eps):  # type: ignore[no-untyped-def]
+def _(x, scale, bias, count, mean, variance, document_starts, num_groups, betas, eps, backend):  # type: ignore[no-untyped-def]
+    y, *state = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, count, mean, variance))
+    weights = scale.new_empty(2, *x.shape[:2], dtype=torch.float64)
     per_timestep = [scale.new_empty(*x.shape[:2], num_groups) for _ in range(3)]
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, torch.empty_like(count), torch.empty_like(mean), torch.empty_like(variance), *per_timestep
+    return y, *state, weights, *per_timestep
 
 
 @torch.library.custom_op(
@@ -136,8 +151,8 @@ def _(x, scale, bias, count, mean, variance, document_starts, num_groups, betas,
     mutates_args=(),
     schema=(
         "(Tensor dy, Tensor dmean, Tensor dvariance, Tensor x, Tensor scale, Tensor count, Tensor mean,"
-        " Tensor? document_starts, Tensor timestep_mean, Tensor corrected_mean, Tensor rstd, float[]? betas)"
-        " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+        " Tensor? document_starts, Tensor weights, Tensor timestep_mean, Tensor corrected_mean, Tensor rstd,"
+        " float[]? betas, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
     ),
 )
 def _timestep_norm_backward(
@@ -149,34 +164,34 @@ def _timestep_norm_backward(
     count: Tensor,
     mean: Tensor,
     document_starts: Tensor | None,
+    weights: Tensor,
     timestep_mean: Tensor,
     corrected_mean: Tensor,
     rstd: Tensor,
     betas: Sequence[float] | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return timestep_norm_backward(
-        dy, dmean, dvariance, x, scale, count, mean, document_starts, timestep_mean, corrected_mean, rstd, betas
-    )
+    _, backward = _passes(backend)
+    saved = weights, timestep_mean, corrected_mean, rstd
+    return backward(dy, dmean, dvariance, x, scale, count, mean, document_starts, *saved, betas)
 
 
 @_timestep_norm_backward.register_fake
-def _(dy, dmean, dvariance, x, scale, count, mean, document_starts, timestep_mean, corrected_mean, rstd, betas):  # type: ignore[no-untyped-def]
+def _(dy, dmean, dvariance, x, scale, count, mean, *_saved):  # type: ignore[no-untyped-def]
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     return dx, torch.empty_like(scale), torch.empty_like(scale), torch.empty_like(mean), torch.empty_like(mean)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, scale, _, count, mean, _, document_starts, _, betas, _ = inputs
-    _, _, _, _, timestep_mean, corrected_mean, rstd = output
-    ctx.save_for_backward(x, scale, count, mean, document_starts, timestep_mean, corrected_mean, rstd)
-    ctx.betas = betas
+    x, scale, _, count, mean, _, document_starts, _, ctx.betas, _, ctx.backend = inputs
+    ctx.save_for_backward(x, scale, count, mean, document_starts, *output[4:])
 
 
 def _backward(ctx, dy, _dcount, dmean, dvariance, *_saved):  # type: ignore[no-untyped-def]
     dx, dscale, dbias, dinitial_mean, dinitial_variance = _timestep_norm_backward(
-        dy, dmean, dvariance, *ctx.saved_tensors, ctx.betas
+        dy, dmean, dvariance, *ctx.saved_tensors, ctx.betas, ctx.backend
     )
-    return dx, dscale, dbias, None, dinitial_mean, dinitial_variance, None, None, None, None
+    return dx, dscale, dbias, None, dinitial_mean, dinitial_variance, None, None, None, None, None
 
 
 _timestep_norm.register_autograd(_backward, setup_context=_setup_context)

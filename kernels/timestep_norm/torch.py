@@ -30,37 +30,38 @@ def timestep_norm_forward(
     num_groups: int,
     betas: Sequence[float] | None,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Normalise `x` by its document's statistics so far.
 
     Args:
-        x: `[B, L, D]` float64, float32 or bfloat16.
+        x: `[B, L, D]` float64, float32, bfloat16 or float16.
         scale, bias: `[D]`, float64 or float32: `statistics_dtype(x.dtype)`.
         count, mean, variance: The incoming state, `[B]` int64, `[B, G]` and `[B, G]` in the dtype of `scale`.
         document_starts: `[B, L]` bool or None.
         num_groups, betas, eps: As in `timestep_norm`.
 
     Returns:
-        `y` `[B, L, D]` in the dtype of `x`; the outgoing count, mean and variance; and for the backward pass the mean
-        of each group at each timestep, the corrected running mean and `1 / sqrt(corrected variance + eps)`,
-        `[B, L, G]` in the dtype of `scale`.
+        `y` `[B, L, D]` in the dtype of `x`; the outgoing count, mean and variance; and for the backward pass
+        `1 / (1 - beta^n)` for mean and variance or `1 / n` twice, `[2, B, L]` float64, the mean of each group at each
+        timestep, the corrected running mean and `1 / sqrt(corrected variance + eps)`, `[B, L, G]` in the dtype of
+        `scale`.
     """
     x = x.contiguous()
     timestep_mean, timestep_variance = _group_moments(x, num_groups)
     counts = timestep_counts(count, document_starts, x.shape[1])
     moments = timestep_mean.double(), timestep_variance.double()
-    means, variances = _running_statistics(*moments, mean.double(), variance.double(), counts, document_starts, betas)
+    weights = _weights(counts, betas)
+    means, variances = _running_statistics(*moments, mean.double(), variance.double(), weights, document_starts, betas)
     corrected_mean, corrected_variance = means, variances
     if betas is not None:
-        mean_correction, variance_correction = _corrections(counts, betas)
-        corrected_mean = means * mean_correction
-        corrected_variance = variances * variance_correction
+        corrected_mean = means * weights[0, :, :, None]
+        corrected_variance = variances * weights[1, :, :, None]
     dtype = statistics_dtype(x.dtype)
     corrected_mean = corrected_mean.to(dtype).contiguous()
     rstd = corrected_variance.to(dtype).add(eps).rsqrt_().contiguous()
     y = _normalise(x, corrected_mean, rstd, scale, bias)
     final_mean, final_variance = means[:, -1].to(dtype, copy=True), variances[:, -1].to(dtype, copy=True)
-    return y, counts[:, -1].clone(), final_mean, final_variance, timestep_mean, corrected_mean, rstd
+    return y, counts[:, -1].clone(), final_mean, final_variance, weights, timestep_mean, corrected_mean, rstd
 
 
 def timestep_norm_backward(
@@ -72,6 +73,7 @@ def timestep_norm_backward(
     count: Tensor,
     mean: Tensor,
     document_starts: Tensor | None,
+    weights: Tensor,
     timestep_mean: Tensor,
     corrected_mean: Tensor,
     rstd: Tensor,
@@ -83,7 +85,7 @@ def timestep_norm_backward(
         dy: `[B, L, D]` in the dtype of `x`.
         dfinal_mean, dfinal_variance: Gradients of the outgoing state, `[B, G]`.
         x, scale, count, mean, document_starts, betas: Inputs of the forward pass.
-        timestep_mean, corrected_mean, rstd: Saved by the forward pass, `[B, L, G]`.
+        weights, timestep_mean, corrected_mean, rstd: Saved by the forward pass, `[2, B, L]` and `[B, L, G]`.
 
     Returns:
         Gradients of `x`, `scale`, `bias`, and of the incoming mean and variance.
@@ -94,20 +96,18 @@ def timestep_norm_backward(
 
     dmean = sum_dnorm.mul_(rstd).double().neg_()
     dvariance = sum_dnorm_norm.mul_(rstd).mul_(rstd).double().mul_(-0.5)
-    counts = timestep_counts(count, document_starts, x.shape[1])
     dfinal_mean, dfinal_variance = dfinal_mean.double(), dfinal_variance.double()
     if betas is not None:
         beta1, beta2 = betas
-        mean_correction, variance_correction = _corrections(counts, betas)
-        dmean.mul_(mean_correction)
-        dvariance.mul_(variance_correction)
-        decay = torch.full(counts.shape, beta1, dtype=torch.float64, device=x.device)
+        dmean.mul_(weights[0, :, :, None])
+        dvariance.mul_(weights[1, :, :, None])
+        decay = torch.full_like(weights[0], beta1)
         dmean, dinitial_mean = segmented_scan_backward(dmean, decay, document_starts, dfinal_mean)
         decay.fill_(beta2)
         dvariance, dinitial_variance = segmented_scan_backward(dvariance, decay, document_starts, dfinal_variance)
         dtimestep_mean, dtimestep_variance = dmean.mul_(1 - beta1), dvariance.mul_(1 - beta2)
     else:
-        weight = counts.double().reciprocal_()[:, :, None]
+        weight = weights[0, :, :, None]
         past = 1 - weight
         decay = past[:, :, 0]
         dvariance, dinitial_variance = segmented_scan_backward(dvariance, decay, document_starts, dfinal_variance)
@@ -133,7 +133,7 @@ def _running_statistics(
     timestep_variance: Tensor,
     mean: Tensor,
     variance: Tensor,
-    counts: Tensor,
+    weights: Tensor,
     document_starts: Tensor | None,
     betas: Sequence[float] | None,
 ) -> tuple[Tensor, Tensor]:
@@ -144,11 +144,11 @@ def _running_statistics(
     """
     if betas is not None:
         beta1, beta2 = betas
-        decay = torch.full(counts.shape, beta1, dtype=torch.float64, device=counts.device)
+        decay = torch.full_like(weights[0], beta1)
         means = segmented_scan(timestep_mean * (1 - beta1), decay, document_starts, mean)
         decay = torch.full_like(decay, beta2)
         return means, segmented_scan(timestep_variance * (1 - beta2), decay, document_starts, variance)
-    weight = counts.double().reciprocal_()
+    weight = weights[0]
     past = 1 - weight
     means = segmented_scan(timestep_mean * weight[:, :, None], past, document_starts, mean)
     delta = _deviation(timestep_mean, means, mean, document_starts)
@@ -164,11 +164,12 @@ def _deviation(timestep_mean: Tensor, means: Tensor, mean: Tensor, document_star
     return torch.sub(timestep_mean, before, out=before)
 
 
-def _corrections(counts: Tensor, betas: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """`1 / (1 - beta^n)` for mean and variance, `[B, L, 1]` float64, exact for tiny and for huge `n`."""
-    n = counts.double()[:, :, None]
-    first, second = (torch.expm1(n * math.log(beta)).neg_().reciprocal_() for beta in betas)
-    return first, second
+def _weights(counts: Tensor, betas: Sequence[float] | None) -> Tensor:
+    """`1 / (1 - beta^n)` for mean and variance, exact for tiny and for huge `n`, or `1 / n`; `[2, B, L]` float64."""
+    n = counts.double()
+    if betas is None:
+        return n.reciprocal().expand(2, -1, -1).contiguous()
+    return torch.stack([torch.expm1(n * math.log(beta)).neg_().reciprocal_() for beta in betas])
 
 
 def _pieces(x: Tensor) -> Iterator[slice]:

@@ -1,176 +1,160 @@
-"""Adaptive working memory, vectorised: what depends on one chunk only is computed for all chunks at once.
+"""The PyTorch backend: the two products over time that cost anything, sums and read of every chunk, with gradients.
 
-A write is affine in the memory, M' = A M + U, where A and U need only the chunk and the running log-normaliser. So
-there are three steps (README.md derives them):
-
-    sums  of every chunk, in parallel: l = logsumexp_time(K), K~ V, K~ Q~                  (`chunk_products.sums`)
-    scan  over chunks, in sequence: M' = A M + U, A = exp(l_M - l') - rho K~ Q~, U = rho K~ V     (no time axis)
-    read  of every chunk, in parallel: y = softmax_S(q) M                                  (`chunk_products.read`)
-
-A call reads a head (what the running chunk still lacks), a body of whole chunks and a tail (a new running chunk).
+It recomputes its softmaxes in the backward, and works on a few chunks at a time, so that the transposed and upcast
+copies of keys and values stay in the cache. README.md derives the backward. `chunk_products.py` says what is computed.
 
 Shape suffixes: B batch, N chunks, T timesteps of a chunk (or of a piece of one), H heads, S key dim, V value dim,
-F features (S for the delta rule, 0 without).
+F features (S for the delta rule, 0 without), G matrices of one group (B, some chunks and H, flattened).
+
+Masked timesteps are replaced by clean values before they are used and their gradients are filled with zeros: what
+another document holds, infinities and NaN included, cannot reach a kept timestep even at rounding level.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from . import chunk_products
-from .state import NO_DOCUMENT, WorkingMemoryState, compute_dtype
+_GROUP_BYTES_CPU = 4 << 20
+_GROUP_BYTES = 256 << 20
+"""Bytes of the values of one group: on a CPU what the caches hold, elsewhere enough to fill the device."""
 
 
-class _Memory(NamedTuple):
-    matrix_BHSV: Tensor
-    log_norm_BHS: Tensor
-    document_B: Tensor
+def sums(
+    k: Tensor, v: Tensor, keep: Tensor | None, delta_rule: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `chunk_products.sums`."""
+    log_norm_BNHS, values_BNHSV, features_BNHSF = empty_sums(k, v, delta_rule, dtype)
+    for group in _groups(v, dtype):
+        k_GTS, v_GTV = _matrices(k[:, group], dtype), _matrices(v[:, group], dtype)
+        drop_GT1 = _drop(keep, group, k)
+        max_G1S = _fill(k_GTS, drop_GT1, -torch.inf).amax(dim=1, keepdim=True)
+        k_time_GTS = (_fill(k_GTS, drop_GT1, -torch.inf) - max_G1S).exp_()
+        total_G1S = k_time_GTS.sum(dim=1, keepdim=True)
+        k_time_GTS.div_(total_G1S)
+        _store(log_norm_BNHS[:, group], max_G1S + total_G1S.log())
+        _store(values_BNHSV[:, group], torch.bmm(k_time_GTS.mT, _fill(v_GTV, drop_GT1, 0.0)))
+        if delta_rule:
+            k_features_GTS = _fill(k_GTS, drop_GT1, 0.0).softmax(dim=-1)
+            _store(features_BNHSF[:, group], torch.bmm(k_time_GTS.mT, k_features_GTS))
+    return log_norm_BNHS, values_BNHSV, features_BNHSF
 
 
-class _Chunks(NamedTuple):
-    """Sums over every chunk's last document: logsumexp_time(K), K~ V, K~ Q~."""
-
-    log_norm_BNHS: Tensor
-    values_BNHSV: Tensor
-    features_BNHSF: Tensor
-    document_BN: Tensor
-
-
-def working_memory(
-    q: Tensor,
+def sums_backward(
     k: Tensor,
     v: Tensor,
-    state: WorkingMemoryState | None,
-    segments: Tensor | None,
-    *,
-    chunk_size: int,
-    delta_rule: bool,
-) -> tuple[Tensor, WorkingMemoryState]:
-    """See `op.working_memory`, which checks the arguments."""
-    dtype = compute_dtype(q, k, v)
-    if state is None:
-        state = WorkingMemoryState.empty(q, v, delta_rule=delta_rule)
-    memory = _Memory(state.memory.to(dtype), state.log_norm.to(dtype), state.document)
-    next_memory = _Memory(state.next_memory.to(dtype), state.next_log_norm.to(dtype), state.next_document)
-    running = _Chunks(
-        state.running_log_norm.to(dtype).unsqueeze(1),
-        state.running_values.to(dtype).unsqueeze(1),
-        state.running_features.to(dtype).unsqueeze(1),
-        state.running_document.unsqueeze(1),
-    )
-    current_B = state.current_document()
-    one_document = segments is None and state.position == 0
-
-    length = q.shape[1]
-    offset = state.position % chunk_size
-    head = min(length, (chunk_size - offset) % chunk_size)
-    tail = (length - head) % chunk_size
-    outputs = []
-    for start, stop in ((0, head), (head, length - tail), (length - tail, length)):
-        if start == stop:
+    keep: Tensor | None,
+    log_norm: Tensor,
+    k_correction: Tensor,
+    d_values: Tensor,
+    d_features: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See `chunk_products.sums_backward`."""
+    dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
+    dtype = log_norm.dtype
+    for group in _groups(v, dtype):
+        # Nothing read the last two chunks of a stream; elsewhere than on a CPU, looking would wait for the device.
+        if k.device.type == "cpu" and not any(x[:, group].any() for x in (k_correction, d_values, d_features)):
+            dk[:, group] = 0.0
+            dv[:, group] = 0.0
             continue
-        timesteps = min(stop - start, chunk_size)
-        q_BNTHS, k_BNTHS, v_BNTHV = (x[:, start:stop].unflatten(1, (-1, timesteps)) for x in (q, k, v))
-        num_chunks = q_BNTHS.shape[1]
-        if segments is None:
-            segments_BNT = current_B[:, None, None].expand(-1, num_chunks, timesteps)
-            last_BN, keep_BNT = segments_BNT[:, :, 0], None
+        k_GTS, v_GTV = _matrices(k[:, group], dtype), _matrices(v[:, group], dtype)
+        drop_GT1 = _drop(keep, group, k)
+        d_values_GSV = d_values[:, group].flatten(0, 2)
+        k_time_GTS = (_fill(k_GTS, drop_GT1, -torch.inf) - log_norm[:, group].flatten(0, 2).unsqueeze(1)).exp_()
+        dv_GTV = torch.bmm(k_time_GTS, d_values_GSV)
+        dk_GTS = torch.baddbmm(
+            k_correction[:, group].flatten(0, 2).unsqueeze(1), _fill(v_GTV, drop_GT1, 0.0), d_values_GSV.mT
+        )
+        if d_features.shape[-1]:
+            d_features_GSF = d_features[:, group].flatten(0, 2)
+            k_features_GTS = _fill(k_GTS, drop_GT1, 0.0).softmax(dim=-1)
+            dk_GTS.baddbmm_(k_features_GTS, d_features_GSF.mT).mul_(k_time_GTS)
+            dk_GTS.add_(_softmax_backward(k_features_GTS, torch.bmm(k_time_GTS, d_features_GSF)))
         else:
-            segments_BNT = segments[:, start:stop].unflatten(1, (-1, timesteps))
-            last_BN = segments_BNT[:, :, -1].clone()  # not a view: the state must not keep all segments alive
-            keep_BNT = segments_BNT == last_BN[:, :, None]
+            dk_GTS.mul_(k_time_GTS)
+        _store(dk[:, group].transpose(2, 3), _fill(dk_GTS, drop_GT1, 0.0))
+        _store(dv[:, group].transpose(2, 3), _fill(dv_GTV, drop_GT1, 0.0))
+    return dk, dv
 
-        log_norm, values, features = chunk_products.sums(k_BNTHS, v_BNTHV, keep_BNT, delta_rule, dtype)
-        chunks = _Chunks(log_norm, values, features, last_BN)
-        if offset:
-            # Without segments the running chunk's document is the current one.
-            chunks = _join(running, chunks) if segments is None else _join(_forget_others(running, last_BN), chunks)
-        offset = (offset + stop - start) % chunk_size
-        written = [] if offset else _scan(next_memory, chunks, one_document)
-        running = chunks if offset else _empty(chunks)
-        memories = [memory, next_memory, *written]
-        # The stream's first two chunks read zero, whatever they are.
-        unread = min(num_chunks, max(0, 2 - (state.position + start) // chunk_size))
-        matrix_BNHSV = torch.stack([x.matrix_BHSV for x in memories[:num_chunks]], dim=1)
-        document_BN = torch.stack([x.document_B for x in memories[:num_chunks]], dim=1)
-        holds_BNT = None if one_document else segments_BNT == document_BN[:, :, None]
-        y_BNTHV = chunk_products.read(q_BNTHS, matrix_BNHSV[:, unread:], holds_BNT, v.dtype)
-        outputs.append(y_BNTHV.flatten(1, 2))
-        memory, next_memory = memories[-2:]
 
-    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    running_log_norm, running_values, running_features, running_document = (x.squeeze(1) for x in running)
-    return y, WorkingMemoryState(
-        *memory,
-        *next_memory,
-        running_log_norm,
-        running_values,
-        running_features,
-        running_document,
-        state.position + length,
+def read(q: Tensor, memory: Tensor, holds: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """See `chunk_products.read`."""
+    y = q.new_empty(*q.shape[:-1], memory.shape[-1], dtype=dtype)
+    first = q.shape[1] - memory.shape[1]
+    y[:, :first] = 0.0
+    for group in _groups(y, memory.dtype, first):
+        drop_GT1 = _drop(holds, group, q)
+        q_GTS = _fill(_matrices(q[:, group], memory.dtype), drop_GT1, 0.0).softmax(dim=-1)
+        y_GTV = torch.bmm(q_GTS, memory[:, _shift(group, first)].flatten(0, 2))
+        _store(y[:, group].transpose(2, 3), _fill(y_GTV, drop_GT1, 0.0))
+    return y
+
+
+def read_backward(q: Tensor, memory: Tensor, holds: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """See `chunk_products.read_backward`."""
+    dq, d_memory = q.new_empty(q.shape), memory.new_empty(memory.shape)
+    first = q.shape[1] - memory.shape[1]
+    dq[:, :first] = 0.0
+    for group in _groups(dy, memory.dtype, first):
+        drop_GT1 = _drop(holds, group, q)
+        q_GTS = _fill(_matrices(q[:, group], memory.dtype), drop_GT1, 0.0).softmax(dim=-1)
+        dy_GTV = _fill(_matrices(dy[:, group], memory.dtype), drop_GT1, 0.0)
+        memory_GSV = memory[:, _shift(group, first)].flatten(0, 2)
+        _store(d_memory[:, _shift(group, first)], torch.bmm(q_GTS.mT, dy_GTV))
+        dq_GTS = _softmax_backward(q_GTS, torch.bmm(dy_GTV, memory_GSV.mT))
+        _store(dq[:, group].transpose(2, 3), _fill(dq_GTS, drop_GT1, 0.0))
+    return dq, d_memory
+
+
+def empty_sums(k: Tensor, v: Tensor, delta_rule: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Results of `sums` yet to be filled."""
+    batch, num_chunks, _, heads, key_dim = k.shape
+    shape = (batch, num_chunks, heads, key_dim)
+    return (
+        k.new_empty(shape, dtype=dtype),
+        k.new_empty(*shape, v.shape[-1], dtype=dtype),
+        k.new_empty(*shape, key_dim if delta_rule else 0, dtype=dtype),
     )
 
 
-def _join(running: _Chunks, piece: _Chunks) -> _Chunks:
-    """The running chunk and the piece after it, as the online softmax joins them."""
-    log_norm = torch.logaddexp(running.log_norm_BNHS, piece.log_norm_BNHS)
-    old, new = ((x - log_norm).exp().unsqueeze(-1) for x in (running.log_norm_BNHS, piece.log_norm_BNHS))
-    values = old * running.values_BNHSV + new * piece.values_BNHSV
-    features = old * running.features_BNHSF + new * piece.features_BNHSF
-    return _Chunks(log_norm, values, features, piece.document_BN)
+def _groups(values_BNTHV: Tensor, dtype: torch.dtype, first: int = 0) -> Iterator[slice]:
+    """Slices of the chunks from `first` on whose values, upcast, take about the group's bytes."""
+    batch, num_chunks, timesteps, heads, value_dim = values_BNTHV.shape
+    budget = _GROUP_BYTES_CPU if values_BNTHV.device.type == "cpu" else _GROUP_BYTES
+    size = max(1, budget // max(1, batch * timesteps * heads * value_dim * dtype.itemsize))
+    return (slice(start, min(start + size, num_chunks)) for start in range(first, num_chunks, size))
 
 
-def _forget_others(running: _Chunks, last_BN: Tensor) -> _Chunks:
-    """The running chunk, empty where it is of another document than the piece's last."""
-    same = (running.document_BN == last_BN)[..., None, None]
-    return _Chunks(
-        torch.where(same, running.log_norm_BNHS, -torch.inf),
-        torch.where(same.unsqueeze(-1), running.values_BNHSV, 0.0),
-        torch.where(same.unsqueeze(-1), running.features_BNHSF, 0.0),
-        last_BN,
-    )
+def _shift(group: slice, first: int) -> slice:
+    return slice(group.start - first, group.stop - first)
 
 
-def _empty(chunks: _Chunks) -> _Chunks:
-    return _Chunks(
-        torch.full_like(chunks.log_norm_BNHS[:, :1], -torch.inf),
-        torch.zeros_like(chunks.values_BNHSV[:, :1]),
-        torch.zeros_like(chunks.features_BNHSF[:, :1]),
-        torch.full_like(chunks.document_BN[:, :1], NO_DOCUMENT, memory_format=torch.contiguous_format),
-    )
+def _matrices(x_BNTHS: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, N, T, H, S] -> [G, T, S], one matrix per row, chunk and head."""
+    return x_BNTHS.transpose(2, 3).to(dtype, memory_format=torch.contiguous_format).flatten(0, 2)
 
 
-def _scan(memory: _Memory, chunks: _Chunks, one_document: bool) -> list[_Memory]:
-    """The memory after each chunk; with one document it is never cleared."""
-    before, after, same = [], [], []
-    log_norm_BHS, document_B = memory.log_norm_BHS, memory.document_B
-    for chunk_log_norm_BHS, last_B in zip(chunks.log_norm_BNHS.unbind(1), chunks.document_BN.unbind(1), strict=True):
-        same.append((document_B == last_B)[:, None, None])
-        before.append(torch.where(same[-1], log_norm_BHS, -torch.inf))
-        log_norm_BHS, document_B = torch.logaddexp(before[-1], chunk_log_norm_BHS), last_B
-        after.append(log_norm_BHS)
-    after_BNHS = torch.stack(after, dim=1)
-    decay_BNHS = (torch.stack(before, dim=1) - after_BNHS).exp()  # 1 - rho, exact where rho is close to one
-    rho_BNHS1 = (chunks.log_norm_BNHS - after_BNHS).exp().unsqueeze(-1)
-    u_BNHSV = rho_BNHS1 * chunks.values_BNHSV
-    delta_rule = chunks.features_BNHSF.shape[-1] > 0
-    if delta_rule:
-        a_BNHSS = decay_BNHS.diag_embed() - rho_BNHS1 * chunks.features_BNHSF
-    else:
-        a_BNHSS = decay_BNHS.unsqueeze(-1)
+def _store(target: Tensor, matrices: Tensor) -> None:
+    target.copy_(matrices.view(target.shape))
 
-    written = []
-    matrix_BHSV = memory.matrix_BHSV
-    for n, (a_BHSS, u_BHSV) in enumerate(zip(a_BNHSS.unbind(1), u_BNHSV.unbind(1), strict=True)):
-        if not one_document:
-            matrix_BHSV = torch.where(same[n].unsqueeze(-1), matrix_BHSV, 0.0)
-        if delta_rule:
-            product = torch.baddbmm(u_BHSV.flatten(0, 1), a_BHSS.flatten(0, 1), matrix_BHSV.flatten(0, 1))
-            matrix_BHSV = product.view_as(u_BHSV)
-        else:
-            matrix_BHSV = torch.addcmul(u_BHSV, a_BHSS, matrix_BHSV)
-        written.append(_Memory(matrix_BHSV, after[n], chunks.document_BN[:, n].clone()))
-    return written
+
+def _drop(keep_BNT: Tensor | None, group: slice, like_BNTHS: Tensor) -> Tensor | None:
+    """[G, T, 1], true where a timestep is left out; None where none is, as in most groups of long documents."""
+    # Elsewhere than on a CPU, looking would wait for the device.
+    if keep_BNT is None or (keep_BNT.device.type == "cpu" and bool(keep_BNT[:, group].all())):
+        return None
+    keep_BNHT = keep_BNT[:, group].unsqueeze(2).expand(-1, -1, like_BNTHS.shape[3], -1)
+    return keep_BNHT.flatten(0, 2).logical_not().unsqueeze(-1)
+
+
+def _fill(x_GTS: Tensor, drop_GT1: Tensor | None, value: float) -> Tensor:
+    return x_GTS if drop_GT1 is None else x_GTS.masked_fill(drop_GT1, value)
+
+
+def _softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of the logits of a softmax over the last dim; overwrites `gradient`, that of the probabilities."""
+    gradient.mul_(probabilities)
+    return gradient.addcmul_(probabilities, gradient.sum(dim=-1, keepdim=True), value=-1)

@@ -1,4 +1,4 @@
-"""Attention: golden vectors, blocks against the dense reference for every pattern, gradients by name, errors."""
+"""Attention: golden vectors, tiles and blocks against the dense reference, gradients by name, memory, errors."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gecko_lab.kernels.attention import Pattern, attention
+from gecko_lab.kernels.attention import Pattern, attention, tiles
+from gecko_lab.kernels.attention import torch as blocks
 from gecko_lab.kernels.attention.op import Backend
-from gecko_lab.kernels.attention.pattern import visible
+from gecko_lab.kernels.attention.pattern import document_bounds, first_visible, last_visible, visible
 from tests.tolerances import GOLDEN, TOLERANCE, compare, load_golden
 
 PATTERNS: tuple[Pattern, ...] = ("sliding_chunk", "chunk", "window", "full")
@@ -115,27 +116,92 @@ def test_golden(name: str, backend: Backend) -> None:
     compare(actual, {key: golden[key] for key in actual}, GOLDEN)
 
 
+def widened(inputs: Inputs) -> Inputs:
+    return Inputs(*(x.double() for x in inputs[:3]), *inputs[3:])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_blocks_against_reference(shape: Shape, pattern: Pattern, dtype: torch.dtype) -> None:
+def test_tiles_against_reference(
+    shape: Shape, pattern: Pattern, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of three queries, which divide neither chunks nor pieces."""
+    monkeypatch.setattr(tiles, "TILE", 3)
     y, gradients = evaluate(make_inputs(shape, dtype), pattern, shape.size, "torch")
-    wide = make_inputs(shape, dtype)
-    wide = Inputs(*(x.double() for x in wide[:3]), *wide[3:])
-    expected_y, expected_gradients = evaluate(wide, pattern, shape.size, "reference")
+    expected_y, expected_gradients = evaluate(widened(make_inputs(shape, dtype)), pattern, shape.size, "reference")
     assert y.dtype == dtype
     compare({"y": y}, {"y": expected_y}, TOLERANCE[dtype].forward)
     compare(gradients, expected_gradients, TOLERANCE[dtype].gradient)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_bfloat16(pattern: Pattern) -> None:
-    shape = Shape(key_heads=1, documents=True)
-    y, gradients = evaluate(make_inputs(shape, torch.bfloat16), pattern, shape.size, "torch")
-    wide = make_inputs(shape, torch.bfloat16)
-    wide = Inputs(*(x.double() for x in wide[:3]), *wide[3:])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_blocks_against_reference(shape: Shape, pattern: Pattern) -> None:
+    q, k, v, query_segments, key_segments = make_inputs(shape, torch.float32)
+    y = blocks.attention(q, k, v, pattern, shape.size, query_segments, key_segments, 0.0)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(y.dtype)
+    gradients = dict(zip(("dq", "dk", "dv"), torch.autograd.grad(y, (q, k, v), dy), strict=True))
+    wide = widened(make_inputs(shape, torch.float32))
     expected_y, expected_gradients = evaluate(wide, pattern, shape.size, "reference")
-    assert y.dtype == torch.bfloat16
+    compare({"y": y}, {"y": expected_y}, TOLERANCE[torch.float32].forward)
+    compare(gradients, expected_gradients, TOLERANCE[torch.float32].gradient)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("length", [256, 1024])
+def test_nothing_is_kept_for_the_backward_pass_but_inputs_and_outputs(pattern: Pattern, length: int) -> None:
+    q, k, v = (torch.randn(1, length, 2, width, requires_grad=True) for width in (4, 4, 8))
+    kept = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        y = attention(q, k, v, pattern=pattern, size=128)
+    assert 0 < sum(kept) <= sum(x.numel() for x in (q, k, v, y))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_fakes(pattern: Pattern) -> None:
+    q, k, v, _, segments = make_inputs(Shape(documents=True), torch.float32)
+    torch.library.opcheck(torch.ops.gecko_lab.attention_tiles.default, (q, k, v, segments, pattern, 5))
+
+
+def test_gradients_that_are_expanded() -> None:
+    q, k, v, _, _ = make_inputs(Shape(), torch.float32)
+    gradients = [
+        torch.autograd.grad(attention(q, k, v, pattern="sliding_chunk", size=5, backend=backend).sum(), (q, k, v))
+        for backend in BACKENDS
+    ]
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_first_and_last_visible_agree(pattern: Pattern, size: int) -> None:
+    keys = torch.arange(14)
+    seen = visible(keys, keys, pattern, size)
+    for position in range(14):
+        assert first_visible(position, pattern, size) == int(seen[position].nonzero().min())
+        assert last_visible(position, 14, pattern, size) == int(seen[:, position].nonzero().max())
+
+
+def test_document_bounds() -> None:
+    first, last = document_bounds(torch.tensor([[4, 4, 5, 7, 7], [0, 0, 0, 0, 0]]))
+    assert first.tolist() == [[0, 0, 2, 3, 3], [0, 0, 0, 0, 0]]
+    assert last.tolist() == [[1, 1, 2, 4, 4], [4, 4, 4, 4, 4]]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(pattern: Pattern, dtype: torch.dtype) -> None:
+    shape = Shape(key_heads=1, documents=True)
+    y, gradients = evaluate(make_inputs(shape, dtype), pattern, shape.size, "torch")
+    expected_y, expected_gradients = evaluate(widened(make_inputs(shape, dtype)), pattern, shape.size, "reference")
+    assert y.dtype == dtype
     compare({"y": y}, {"y": expected_y}, TOLERANCE[torch.bfloat16].forward)
     compare(gradients, expected_gradients, TOLERANCE[torch.bfloat16].gradient)
 
@@ -180,8 +246,10 @@ def test_dropout_keeps_the_mean(backend: Backend) -> None:
 
 def test_unknown_backend_and_pattern_and_heads_are_refused() -> None:
     x = torch.zeros(1, 4, 2, 2)
-    with pytest.raises(ValueError, match="auto, torch and reference, not 'triton'"):
-        attention(x, x, x, pattern="chunk", size=2, backend="triton")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no backend 'cuda': choose one of auto, triton, torch, reference"):
+        attention(x, x, x, pattern="chunk", size=2, backend="cuda")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="triton does not drop weights"):
+        attention(x, x, x, pattern="chunk", size=2, dropout=0.1, backend="triton")
     for backend in BACKENDS:
         with pytest.raises(ValueError, match="sliding_chunk, chunk, window, full, got 'local'"):
             attention(x, x, x, pattern="local", size=2, backend=backend)  # type: ignore[arg-type]

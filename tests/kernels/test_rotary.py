@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 
 from gecko_lab.kernels.rotary import rotary, rotary_angles
-from tests.tolerances import TOLERANCE, rms_error
+from gecko_lab.kernels.rotary.op import Backend
+from tests.tolerances import TOLERANCE, compare, rms_error
 
 FAR = 4_000_000
 CPU = torch.device("cpu")
 UNIT_ROUNDOFF = 2.0**-24  # of float32
+LIMIT = {dtype: limits.forward for dtype, limits in TOLERANCE.items()} | {torch.float16: 1e-3}
 
 
-def rotate(x: Tensor, position: int, base: float = 500_000.0) -> Tensor:
-    return rotary(x, *rotary_angles(position, x.shape[1], x.shape[3], base, x.device))
+def rotate(x: Tensor, position: int, base: float = 500_000.0, backend: Backend = "auto") -> Tensor:
+    return rotary(x, *rotary_angles(position, x.shape[1], x.shape[3], base, x.device), backend=backend)
 
 
 @pytest.mark.parametrize("base", [10_000.0, 500_000.0])
@@ -63,10 +65,46 @@ def test_products_depend_on_the_distance_alone(position: int) -> None:
     assert rms_error(actual, expected) < TOLERANCE[torch.float32].forward / 10
 
 
-def test_pieces_continue_the_whole() -> None:
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_pieces_continue_the_whole(backend: Backend) -> None:
     x = torch.randn(1, 9, 2, 4)
-    pieces = [rotate(x[:, :2], FAR), rotate(x[:, 2:3], FAR + 2), rotate(x[:, 3:], FAR + 3)]
-    assert torch.equal(torch.cat(pieces, dim=1), rotate(x, FAR))
+    pieces = [x[:, :2], x[:, 2:3], x[:, 3:]]
+    turned = [rotate(piece, FAR + at, backend=backend) for piece, at in zip(pieces, (0, 2, 3), strict=True)]
+    assert torch.equal(torch.cat(turned, dim=1), rotate(x, FAR, backend=backend))
+
+
+@pytest.mark.parametrize("num_rope_heads", [None, 2, 0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_torch_backend_against_the_reference(dtype: torch.dtype, num_rope_heads: int | None) -> None:
+    x, dy = torch.randn(2, 7, 3, 6).to(dtype), torch.randn(2, 7, 3, 6).to(dtype)
+    angles = rotary_angles(FAR, 7, 6, 500_000.0, CPU)
+    outputs = {}
+    for backend, wide in (("torch", dtype), ("reference", torch.float64)):
+        leaf = x.to(wide).requires_grad_()
+        y = rotary(leaf, *angles, num_rope_heads=num_rope_heads, backend=backend)
+        (dx,) = torch.autograd.grad(y, leaf, dy.to(wide))
+        outputs[backend] = {"y": y, "dx": dx}
+    assert outputs["torch"]["y"].dtype == outputs["torch"]["dx"].dtype == dtype
+    compare(outputs["torch"], outputs["reference"], LIMIT[dtype])
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_only_the_first_heads_turn(backend: Backend) -> None:
+    x = torch.randn(2, 5, 3, 4)
+    angles = rotary_angles(FAR, 5, 4, 500_000.0, CPU)
+    y = rotary(x, *angles, num_rope_heads=1, backend=backend)
+    assert torch.equal(y[:, :, 1:], x[:, :, 1:])
+    first = rotary(x[:, :, :1], *angles, backend=backend)
+    compare({"y": y[:, :, :1]}, {"y": first}, TOLERANCE[torch.float32].forward)
+
+
+def test_rotary_is_a_sound_operation() -> None:
+    x, angles = torch.randn(1, 5, 2, 4), rotary_angles(3, 5, 4, 500_000.0, CPU)
+    torch.library.opcheck(
+        torch.ops.gecko_lab.rotary.default,
+        (x.requires_grad_(), *angles, 1, False, "torch"),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
 
 
 def test_bfloat16_is_rounded_once() -> None:
@@ -85,3 +123,13 @@ def test_gradient_is_the_rotation_back() -> None:
 def test_odd_key_dim_is_refused() -> None:
     with pytest.raises(ValueError, match="even key dim, got 5"):
         rotary_angles(0, 3, 5, 10_000.0, CPU)
+
+
+@pytest.mark.parametrize(
+    ("num_timesteps", "num_rope_heads", "message"),
+    [(4, None, r"cos and sin \[L, S / 2\] for 5 timesteps"), (5, 3, "num_rope_heads must lie in 0 … 2, got 3")],
+)
+def test_rotary_refuses_what_does_not_fit(num_timesteps: int, num_rope_heads: int | None, message: str) -> None:
+    angles = rotary_angles(0, num_timesteps, 4, 10_000.0, CPU)
+    with pytest.raises(ValueError, match=message):
+        rotary(torch.zeros(1, 5, 2, 4), *angles, num_rope_heads=num_rope_heads)

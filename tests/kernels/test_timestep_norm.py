@@ -315,7 +315,7 @@ def test_opcheck(betas: tuple[float, float] | None, with_documents: bool) -> Non
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="torch")
         torch.library.opcheck(
-            torch.ops.gecko_lab.timestep_norm.default, (*arguments, inputs.document_starts, 2, betas, 1e-5)
+            torch.ops.gecko_lab.timestep_norm.default, (*arguments, inputs.document_starts, 2, betas, 1e-5, "torch")
         )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gecko_lab.kernels.working_memory import WorkingMemoryState, chunk_products, working_memory
+from gecko_lab.kernels.working_memory import torch as torch_backend
 from gecko_lab.kernels.working_memory.baselines import loop
 from gecko_lab.kernels.working_memory.inputs import Inputs, Shape, make_inputs
 
@@ -62,7 +63,7 @@ def evaluate(inputs: Inputs, pieces: list[int] | None = None, weight_state: bool
     if weight_state:
         for index, x in enumerate(floats(state).values()):
             weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(index), dtype=torch.float64)
-            loss = loss + (x.double() * weights).sum()
+            loss = loss + (x.double() * weights.to(x.device)).sum()
     gradients = dict(zip(("dq", "dk", "dv"), torch.autograd.grad(loss, (q, k, v)), strict=True))
     return y, state, gradients
 
@@ -135,7 +136,7 @@ def test_groups_of_chunks(chunks: int, document_starts, monkeypatch: pytest.Monk
     """Tests are small enough for one group: with a smaller budget there are several."""
     inputs = make_inputs(SHAPE, document_starts=document_starts)
     expected = evaluate(inputs, chunk_size=8)
-    monkeypatch.setattr(chunk_products, "_GROUP_BYTES_CPU", chunks * 4 * SHAPE.B * 8 * SHAPE.H * SHAPE.V)
+    monkeypatch.setattr(torch_backend, "_GROUP_BYTES_CPU", chunks * 4 * SHAPE.B * 8 * SHAPE.H * SHAPE.V)
     assert_close(evaluate(inputs, chunk_size=8), expected)
 
 
@@ -286,14 +287,14 @@ def test_opcheck() -> None:
     q, k, v = (x.unflatten(1, (2, 8)).requires_grad_() for x in inputs[:3])
     keep = inputs.segments.unflatten(1, (2, 8)) == inputs.segments.unflatten(1, (2, 8))[:, :, -1:]
     memory = torch.randn(3, 1, 2, 5, 7, requires_grad=True)
-    torch.library.opcheck(chunk_products.sums, (k, v, keep, True, torch.float32))
-    torch.library.opcheck(chunk_products.read, (q, memory, keep, torch.float32))
+    torch.library.opcheck(chunk_products.sums, (k, v, keep, True, torch.float32, "torch"))
+    torch.library.opcheck(chunk_products.read, (q, memory, keep, torch.float32, "torch"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backend": "triton"}, "no backend 'triton': it has auto, torch, reference"),
+        ({"backend": "pytorch"}, "no backend 'pytorch': choose one of auto, triton, torch, reference"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ({"k": torch.zeros(3, 43, 2, 4)}, r"k \[3, 43, 2, 4\]"),
         ({"v": torch.zeros(3, 42, 2, 7)}, r"v \[3, 42, 2, 7\]"),
