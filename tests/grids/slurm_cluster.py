@@ -18,7 +18,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 StateSaveLocation={folder}/state
@@ -71,36 +71,28 @@ def cluster(folder: Path) -> Iterator[Path]:
     conf = folder / "slurm.conf"
     ports = {"controller_port": _free_port(), "node_port": _free_port()}
     conf.write_text(_CONF.format(host=socket.gethostname().split(".")[0], folder=folder, **ports))
-    munged = _start_munge()
     environment = os.environ | {"SLURM_CONF": str(conf), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     try:
+        _start_munge(folder, environment)
         for daemon in ("slurmctld", "slurmd"):
             subprocess.run([daemon, "-f", str(conf)], env=environment, check=True)
         _wait_until_idle(environment, folder)
         yield conf
     finally:
         subprocess.run(["scancel", "--user=root"], env=environment, check=False)
-        for file in (folder / "slurmd.pid", folder / "slurmctld.pid"):
-            _end(file)
-        if munged is not None:
-            _end(munged)
+        for daemon in ("slurmd", "slurmctld", "munged"):
+            _end(folder / f"{daemon}.pid")
 
 
-def _start_munge() -> Path | None:
-    """Its process-id file; none where one runs already."""
-    pid_file = Path("/run/munge/munged.pid")
-    if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0:
-        return None
-    subprocess.run(["install", "-d", "-o", "munge", "-g", "munge", "-m", "755", str(pid_file.parent)], check=True)
-    key = Path("/etc/munge/munge.key")
-    if not key.exists() or not key.stat().st_size:
-        key.write_bytes(os.urandom(1024))
-        shutil.chown(key, "munge")
-        key.chmod(0o400)
-    log = Path("/var/log/munge/munged.log")
-    options = ["--force", f"--key-file={key}", f"--log-file={log}", f"--pid-file={pid_file}"]
-    subprocess.run(["runuser", "-u", "munge", "--", "munged", *options], check=True)
-    return pid_file
+def _start_munge(folder: Path, environment: dict[str, str]) -> None:
+    """A daemon of its own, with a key of its own: nothing of this machine's is touched."""
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    files = {"socket": "munge.socket", "key-file": key.name, "log-file": "munged.log", "pid-file": "munged.pid"}
+    files["seed-file"] = "munged.seed"
+    options = [f"--{option}={folder / name}" for option, name in files.items()]
+    subprocess.run(["munged", "--force", *options], env=environment, check=True)
 
 
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
