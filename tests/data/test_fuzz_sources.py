@@ -94,9 +94,9 @@ def valid_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     pyarrow.parquet.write_table(pyarrow.table(columns), table, row_group_size=5)
     return {
         ".txt": "\n".join(TEXTS).encode(),
-        ".txt.gz": gzip.compress(LINES),
+        ".txt.gz": gzip.compress(LINES, mtime=0),
         ".jsonl": LINES,
-        ".jsonl.gz": gzip.compress(LINES),
+        ".jsonl.gz": gzip.compress(LINES, mtime=0),
         ".jsonl.zst": zstandard.compress(LINES),
         ".parquet": table.read_bytes(),
     }
