@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from types import UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
 
 import docstring_parser
 from jsonargparse import ArgumentParser
@@ -50,6 +51,18 @@ class HintingMixin:
 
 class Parser(HintingMixin, ArgumentParser):
     """A parser of one of our own verbs."""
+
+
+def integers_first(parser: ArgumentParser) -> None:
+    """Let `1` be an integer wherever an integer or a fraction may be given: one batch, not all of them.
+
+    `typing` gives equal unions in one order, that of whichever module of the process wrote such a union first.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+        if int in members and float in members:
+            action._typehint = Union[tuple(sorted(members, key=lambda member: member is float))]  # type: ignore[attr-defined]  # noqa: UP007
 
 
 def one_line(message: str) -> str:

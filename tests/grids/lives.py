@@ -23,7 +23,7 @@ class Life:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.runs.forked"])
         words = ["grid", str(config), "--folder", str(folder), "--no_trial", *more]
-        self._process = context.Process(target=forked.train, args=(words, log))
+        self._process = context.Process(target=forked.train, args=(words, log, dict(os.environ)))
         self._process.start()
         self.pid = self._process.pid or 0
 

@@ -1,0 +1,40 @@
+"""Numbers that may be integers or fractions are what they look like, whichever library was imported first."""
+
+from typing import Any, Union
+
+import pytest
+
+from gecko_lab.__main__ import main
+from gecko_lab.parser import Parser, integers_first
+from gecko_lab.training_command import TrainingCLI
+
+EITHER: Any = Union[float, int, None]  # noqa: UP007 — in this order
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("3", 3), ("1.0", 1.0), ("0.5", 0.5), ("null", None)])
+def test_integers_first_leaves_integers_alone(text: str, value: float | None) -> None:
+    parser = Parser()
+    parser.add_argument("--batches", type=EITHER)
+    assert isinstance(parser.parse_args(["--batches", "1"]).batches, float)  # what is to be mended
+    integers_first(parser)
+    read = parser.parse_args(["--batches", text]).batches
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_fit_reads_integers_where_typing_prefers_fractions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = TrainingCLI.add_core_arguments_to_parser
+
+    def add(self: TrainingCLI, parser: Any) -> None:
+        given(self, parser)
+        action = next(action for action in parser._actions if action.dest == "trainer.limit_val_batches")
+        action._typehint = EITHER
+
+    monkeypatch.setattr(TrainingCLI, "add_core_arguments_to_parser", add)
+    words = ["fit", "--config", "quickstart.yaml", "--trainer.limit_val_batches", "1", "--print_config"]
+    try:
+        main(words)
+    except SystemExit as stop:
+        assert not stop.code
+    assert "limit_val_batches: 1\n" in capsys.readouterr().out
