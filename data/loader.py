@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,6 @@ from gecko_lab.data.errors import DataError
 
 # From a process to another a tensor goes as a file of shared memory, which for small ones costs more than copying.
 _COPIED_BYTES = 1 << 21
-_LATE_SECONDS = 60
 
 
 def batch_loader(samples: Dataset[Any], sampler: Sampler[int], *, batch_size: int, num_workers: int) -> DataLoader[Any]:
@@ -66,12 +67,19 @@ class BatchLoader(DataLoader[Any]):
 def _outlive_signals(worker: int) -> None:
     """Go on while the training stops: Ctrl-C and clusters send their signals to worker processes too.
 
-    SIGTERM is obeyed late: by then the training has asked for it in earnest.
+    A SIGTERM of the training process itself is obeyed, at once.
     """
     for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process
-    signal.signal(signal.SIGTERM, lambda signum, frame: signal.alarm(_LATE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # of this thread and those that it starts
+    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """Wait for a SIGTERM of the parent's; handlers are not told whose it is."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -53,8 +53,8 @@ class Parser(HintingMixin, ArgumentParser):
     """A parser of one of our own verbs."""
 
 
-def integers_first(parser: ArgumentParser) -> None:
-    """Let `1` be an integer wherever an integer or a fraction may be given: one batch, not all of them.
+def numbers_first(parser: ArgumentParser) -> None:
+    """Let `1` be an integer, and `1.0` a fraction, wherever either may be given: one batch, or all of them.
 
     `typing` gives equal unions in one order, that of whichever module of the process wrote such a union first.
     """
@@ -62,7 +62,8 @@ def integers_first(parser: ArgumentParser) -> None:
         hint = getattr(action, "_typehint", None)
         members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
         if int in members and float in members:
-            action._typehint = Union[tuple(sorted(members, key=lambda member: member is float))]  # type: ignore[attr-defined]  # noqa: UP007
+            others = [member for member in members if member not in (int, float)]
+            action._typehint = Union[(int, float, *others)]  # type: ignore[attr-defined]
 
 
 def one_line(message: str) -> str:

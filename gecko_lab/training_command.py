@@ -35,7 +35,7 @@ from gecko_lab.configuration import Invocation, read_invocation
 from gecko_lab.data.text import TextDataModule
 from gecko_lab.errors import ConfigurationError, UserError
 from gecko_lab.modules import MODULES, find_module
-from gecko_lab.parser import HintingMixin, integers_first, one_line
+from gecko_lab.parser import HintingMixin, numbers_first, one_line
 from gecko_lab.runs import loops, restoring
 from gecko_lab.runs.checkpoint_folder import CheckpointFolder, check_readable, step_of
 from gecko_lab.runs.checkpoint_io import DirectCheckpointIO
@@ -118,7 +118,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(Stability, "stability")
         parser.add_lightning_class_args(Norms, "norms")
         parser.add_lightning_class_args(Microscope, "microscope")
-        integers_first(parser)
+        numbers_first(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning takes the network's options from the checkpoint here: look at it first."""

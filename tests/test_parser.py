@@ -1,24 +1,34 @@
 """Numbers that may be integers or fractions are what they look like, whichever library was imported first."""
 
+from datetime import timedelta
 from typing import Any, Union
 
 import pytest
 
 from gecko_lab.__main__ import main
-from gecko_lab.parser import Parser, integers_first
+from gecko_lab.parser import Parser, numbers_first
 from gecko_lab.training_command import TrainingCLI
 
 EITHER: Any = Union[float, int, None]  # noqa: UP007 — in this order
+WITH_TEXT: Any = Union[str, float, int, timedelta, dict[str, int], None]  # noqa: UP007 — likewise
 
 
+@pytest.mark.parametrize("union", [EITHER, WITH_TEXT], ids=["numbers", "numbers or text"])
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("3", 3), ("1.0", 1.0), ("0.5", 0.5), ("null", None)])
-def test_integers_first_leaves_integers_alone(text: str, value: float | None) -> None:
+def test_numbers_first_leaves_numbers_alone(union: Any, text: str, value: float | None) -> None:
     parser = Parser()
-    parser.add_argument("--batches", type=EITHER)
-    assert isinstance(parser.parse_args(["--batches", "1"]).batches, float)  # what is to be mended
-    integers_first(parser)
+    parser.add_argument("--batches", type=union)
+    assert not isinstance(parser.parse_args(["--batches", "1"]).batches, int)  # what is to be mended
+    numbers_first(parser)
     read = parser.parse_args(["--batches", text]).batches
     assert (read, type(read)) == (value, type(value))
+
+
+def test_numbers_first_leaves_text_alone() -> None:
+    parser = Parser()
+    parser.add_argument("--interval", type=WITH_TEXT)
+    numbers_first(parser)
+    assert parser.parse_args(["--interval", "00:00:10:00"]).interval == "00:00:10:00"
 
 
 def test_fit_reads_integers_where_typing_prefers_fractions(

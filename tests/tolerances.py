@@ -29,7 +29,7 @@ GOLDEN = 2e-5
 BFLOAT16_COMPONENT = 3e-2
 """A whole component or layer in bfloat16, where several roundings of 2⁻⁹ follow each other, against float32."""
 
-FLOOR = 3e-3
+FLOOR = 1e-3
 """See `compare`: where random streams make gradients cancel exactly."""
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"

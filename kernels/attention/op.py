@@ -94,15 +94,15 @@ def _attention_tiles(
     "gecko_lab::attention_tiles_backward",
     mutates_args=(),
     schema=(
-        "(Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor? key_segments, str pattern, int size)"
+        "(Tensor dy, Tensor q, Tensor k, Tensor v, Tensor? key_segments, str pattern, int size)"
         " -> (Tensor, Tensor, Tensor)"
     ),
 )
 def _attention_tiles_backward(
-    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, key_segments: Tensor | None, pattern: Pattern, size: int
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, key_segments: Tensor | None, pattern: Pattern, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(q.device.type, enabled=False):
-        return tiles.attention_backward(dy, q, k, v, y, key_segments, pattern, size)
+        return tiles.attention_backward(dy, q, k, v, key_segments, pattern, size)
 
 
 @torch.library.custom_op(
@@ -154,7 +154,7 @@ def _(q, k, v, key_segments, pattern, size):  # type: ignore[no-untyped-def]
 
 
 @_attention_tiles_backward.register_fake
-def _(dy, q, k, v, y, key_segments, pattern, size):  # type: ignore[no-untyped-def]
+def _(dy, q, k, v, key_segments, pattern, size):  # type: ignore[no-untyped-def]
     return tuple(x.new_empty(x.shape) for x in (q, k, v))
 
 
@@ -165,7 +165,7 @@ def _(dy, q, k, v, y, log_sum_exp, key_segments, pattern, size):  # type: ignore
 
 def _save_tiles(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     q, k, v, key_segments, ctx.pattern, ctx.size = inputs
-    ctx.save_for_backward(q, k, v, output, key_segments)
+    ctx.save_for_backward(q, k, v, key_segments)
 
 
 def _save_strips(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

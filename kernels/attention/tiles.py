@@ -1,4 +1,4 @@
-"""Attention tile by tile with PyTorch's matrix products: nothing but the inputs and the result is kept.
+"""Attention tile by tile with PyTorch's matrix products: nothing but the inputs is kept.
 
 Tiles of queries whose weights fit a processor's cache, each with the keys that it sees alone. The backward pass
 computes the weights again.
@@ -41,18 +41,22 @@ def attention_forward(
 
 
 def attention_backward(
-    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, key_segments: Tensor | None, pattern: Pattern, size: int
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, key_segments: Tensor | None, pattern: Pattern, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `q`, `k` and `v`; arguments as those and the result of `attention_forward`."""
+    """Gradients of `q`, `k` and `v`; arguments as those of `attention_forward`.
+
+    That of the softmax is taken from the weights and their gradients, not from the result: where a query sees a single
+    key it is then zero, and not what is left of two sums.
+    """
     dtypes = (q.dtype, k.dtype, v.dtype)
-    dy, q, k, v, y = _wide(dy, q, k, v, y)
+    dy, q, k, v = _wide(dy, q, k, v)
     dq, dk, dv = torch.empty(q.shape, dtype=q.dtype, device=q.device), k.new_zeros(k.shape), v.new_zeros(v.shape)
     for tile in _tiles(q, k, key_segments, pattern, size):
         queries, keys, grad = tile.queries(q), tile.keys(k), tile.queries(dy)
         weights = _weights(tile, queries, keys)
         tile.keys(dv).baddbmm_(weights.mT, grad)
-        delta = (grad * tile.queries(y)).sum(dim=-1, keepdim=True)
-        dscores = torch.bmm(grad, tile.keys(v).mT).sub_(delta).mul_(weights)
+        dweights = torch.bmm(grad, tile.keys(v).mT)
+        dscores = torch.ops.aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
         torch.bmm(dscores, keys, out=tile.queries(dq))
         tile.keys(dk).baddbmm_(dscores.mT, queries)
     return dq.to(dtypes[0]), dk.to(dtypes[1]), dv.to(dtypes[2])

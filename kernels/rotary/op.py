@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gecko_lab.kernels.backends import choose_backend
 from gecko_lab.kernels.rotary.reference import rotary_reference
-from gecko_lab.kernels.rotary.torch import rotary_forward
+from gecko_lab.kernels.rotary.torch import rotary_forward, rotary_single
 
 Backend = Literal["auto", "triton", "torch", "reference"]
 
@@ -24,8 +24,7 @@ def rotary(
         cos: `[L, S / 2]`, of `rotary_angles`.
         sin: `[L, S / 2]`.
         num_rope_heads: heads that are rotated, the first ones; all by default.
-        backend: "triton" (GPU), "torch", "reference", or "auto": the best that can run, on CPU the reference for a
-            single timestep.
+        backend: "triton" (GPU), "torch", "reference", or "auto": the best that can run.
 
     Returns:
         `[B, L, H, S]` in the dtype of `x`. The gradient flows to `x`; nothing but the angles is kept for it.
@@ -36,12 +35,11 @@ def rotary(
     num_heads, key_dim = x.shape[2:]
     num_rope_heads = num_heads if num_rope_heads is None else num_rope_heads
     check_angles("rotary", cos, sin, x.shape[1], key_dim, num_rope_heads, num_heads)
-    # On CPU, calling an operation costs more than it saves on a single timestep.
-    single = x.shape[1] == 1 and not x.is_cuda
-    backends = ("reference", "triton", "torch") if single else ("triton", "torch", "reference")
-    chosen = choose_backend("rotary", backend, backends, x)
+    chosen = choose_backend("rotary", backend, ("triton", "torch", "reference"), x)
     if chosen == "reference":
         return rotary_reference(x, cos, sin, num_rope_heads)
+    if chosen == "torch" and x.shape[1] == 1:
+        return rotary_single(x, cos, sin, num_rope_heads)
     result: Tensor = _rotary(x, cos, sin, num_rope_heads, False, chosen)
     return result
 

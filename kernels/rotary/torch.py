@@ -22,6 +22,14 @@ def as_pairs(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
+def rotary_single(x: Tensor, cos: Tensor, sin: Tensor, num_rope_heads: int) -> Tensor:
+    """The same, differentiated by PyTorch: an operation of its own costs more than it saves on one timestep."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    source = x[:, :, :num_rope_heads].to(dtype, memory_format=torch.contiguous_format)
+    turned = torch.view_as_real(as_pairs(source) * unit_turns(cos, sin, dtype)).flatten(-2).to(x.dtype)
+    return turned if num_rope_heads == x.shape[2] else torch.cat((turned, x[:, :, num_rope_heads:]), dim=2)
+
+
 def rotary_forward(x: Tensor, cos: Tensor, sin: Tensor, num_rope_heads: int, inverse: bool) -> Tensor:
     """Turn, or turn back, the first heads of `x` `[B, L, H, S]`; a new tensor."""
     dtype = torch.promote_types(x.dtype, torch.float32)

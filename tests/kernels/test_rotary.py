@@ -65,7 +65,7 @@ def test_products_depend_on_the_distance_alone(position: int) -> None:
     assert rms_error(actual, expected) < TOLERANCE[torch.float32].forward / 10
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
 def test_pieces_continue_the_whole(backend: Backend) -> None:
     x = torch.randn(1, 9, 2, 4)
     pieces = [x[:, :2], x[:, 2:3], x[:, 3:]]
