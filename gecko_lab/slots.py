@@ -21,8 +21,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from gecko_lab.kernels.rotary import Rotation
 from gecko_lab.state import Segments
 
 
@@ -120,7 +122,9 @@ class MovingAverage(Slot):
 
 
 class Attention(Slot):
-    """Causal softmax attention with scale 1, positions included: exact recall of a bounded past.
+    """Causal softmax attention with scale 1: exact recall of a bounded past.
+
+    Positions are the layer's to apply, where it makes queries and keys: it asks `rotation` how.
 
     Construct with `(num_heads, key_dim, value_dim, chunk_size, *, ...)`, dims of one head.
     """
@@ -131,7 +135,11 @@ class Attention(Slot):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, state: Any = None, segments: Segments | None = None
     ) -> tuple[Tensor, Any]:
-        """`q`, `k` `[B, L, H, S]` and `v` `[B, L, H, V]` to `[B, L, H, V]`."""
+        """`q`, `k` `[B, L, H, S]`, turned as `rotation` says, and `v` `[B, L, H, V]` to `[B, L, H, V]`."""
+
+    def rotation(self, length: int, state: Any, device: torch.device) -> Rotation | None:
+        """How the queries and keys of the next `length` timesteps after a state are to be turned; none: not at all."""
+        return None
 
 
 class Memory(Slot):

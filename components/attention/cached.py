@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gecko_lab.kernels.attention import Pattern, attention
-from gecko_lab.kernels.rotary import rotary, rotary_angles
+from gecko_lab.kernels.rotary import Rotation, rotary_angles
 from gecko_lab.slots import Attention
 from gecko_lab.state import Segments
 
@@ -73,16 +73,7 @@ class CachedAttention(Attention):
         state: AttentionState | None = None,
         segments: Segments | None = None,
     ) -> tuple[Tensor, AttentionState]:
-        """`q` `[B, L, H, S]`, `k` `[B, L, K, S]`, `v` `[B, L, K, V]` to `[B, L, H, V]`; `K` divides `H`."""
-        position = 0 if state is None else state.position
-        if self.num_rope_heads * k.shape[2] % self.num_heads:
-            raise ValueError(
-                f"{type(self).__name__}: num_rope_heads {self.num_rope_heads} ends inside a group of "
-                f"{self.num_heads // k.shape[2]} heads that share their keys"
-            )
-        if self.num_rope_heads:
-            cos, sin = rotary_angles(position, q.shape[1], q.shape[3], self.rope_base, q.device)
-            q, k = self._rotate(q, cos, sin), self._rotate(k, cos, sin)
+        """`q` `[B, L, H, S]` and `k` `[B, L, K, S]`, turned, `v` `[B, L, K, V]` to `[B, L, H, V]`; `K` divides `H`."""
         q, k = q.to(v.dtype), k.to(v.dtype)
         key_segments = None if segments is None else segments.ids
         if state is not None:
@@ -98,17 +89,18 @@ class CachedAttention(Attention):
             key_segments=key_segments,
             dropout=self.dropout if self.training else 0.0,
         )
-        position += q.shape[1]
+        position = q.shape[1] + (0 if state is None else state.position)
         count = self.kept(position)
         segments_kept = None if key_segments is None else _last(key_segments, count)
         return y, AttentionState(_last(k, count), _last(v, count), segments_kept, position)
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate the first `num_rope_heads` heads of `[B, L, H, S]`; heads that share keys are rotated alike."""
-        count = self.num_rope_heads * x.shape[2] // self.num_heads
-        if count == x.shape[2]:
-            return rotary(x, cos, sin)
-        return torch.cat((rotary(x[:, :, :count], cos, sin), x[:, :, count:]), dim=2)
+    def rotation(self, length: int, state: AttentionState | None, device: torch.device) -> Rotation | None:
+        """By their place in the stream; none where no head is rotated."""
+        if not self.num_rope_heads:
+            return None
+        position = 0 if state is None else state.position
+        angles = rotary_angles(position, length, self.key_dim, self.rope_base, device)
+        return Rotation(*angles, self.num_rope_heads)
 
     @abstractmethod
     def kept(self, position: int) -> int:

@@ -175,7 +175,18 @@ class GeckoLayer(Layer):
         """`a ⊙ r + w` `[B, L, H·V]` and the states of attention and memory."""
         if self.attention is None and self.memory is None:
             return None, None, None
-        queries_keys = head_norm(self.to_z(m), self.gamma, self.beta, num_heads=self.num_heads, eps=self.norm_eps)
+        rotation = self.attention and self.attention.rotation(m.shape[1], state.attention, m.device)
+        cos, sin, num_rope_heads = rotation or (None, None, None)
+        queries_keys = head_norm(
+            self.to_z(m),
+            self.gamma,
+            self.beta,
+            cos,
+            sin,
+            num_heads=self.num_heads,
+            num_rope_heads=num_rope_heads,
+            eps=self.norm_eps,
+        )
         v = F.silu(self.to_value(normed)).unflatten(-1, (self.num_heads, -1))
         attention_state, memory_state, remembered, recalled = None, None, None, None
         if self.memory is not None:

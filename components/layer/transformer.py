@@ -12,6 +12,7 @@ from gecko_lab.components.attention.full import FullAttention
 from gecko_lab.components.feed_forward.swiglu import SwiGLU
 from gecko_lab.components.norm import GroupRMSNorm
 from gecko_lab.components.timestep_norm.rms_norm import RMSNorm
+from gecko_lab.kernels.rotary import rotate
 from gecko_lab.slots import Attention, FeedForward, Layer, Size
 from gecko_lab.state import Segments
 
@@ -105,7 +106,11 @@ class TransformerLayer(Layer):
             project(normed).unflatten(-1, (-1, self.head_dim))
             for project in (self.to_query, self.to_key, self.to_value)
         )
-        attended, state = self.attention(q * self.head_dim**-0.5, k, v, state, segments)
+        q = q * self.head_dim**-0.5
+        rotation = self.attention.rotation(x.shape[1], state, x.device)
+        if rotation is not None:
+            q, k = rotate(q, k, rotation)
+        attended, state = self.attention(q, k, v, state, segments)
         x = x + torch.dropout(self.to_output(attended.flatten(-2)), self.dropout, self.training)
         hidden = self.feed_forward(self.feed_forward_norm(x))
         return x + torch.dropout(hidden, self.dropout, self.training), state

@@ -1,7 +1,11 @@
-"""What the blocked CEMA is measured against: the usual convolution by FFT, as in S4, Mega and Megalodon."""
+"""What the blocked CEMA is measured against.
+
+The usual convolution by FFT, as in S4, Mega and Megalodon, and PyTorch's scan of the states, as in S5.
+"""
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.associative_scan import associative_scan
 
 _TABLE = 64
 
@@ -35,3 +39,17 @@ def cema_fft(x: Tensor, p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor, 
     spectrum = torch.fft.rfft(x.to(decay.dtype).transpose(1, 2), n=2 * length)
     response = torch.fft.rfft(make_kernel(p, decay, phase, gamma, length), n=2 * length)
     return torch.fft.irfft(spectrum * response, n=2 * length)[..., :length].transpose(1, 2).to(x.dtype)
+
+
+def _then(earlier: tuple[Tensor, Tensor], later: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """``h -> factor h + summand`` of one timestep after that of another."""
+    return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+
+
+def cema_scan(x: Tensor, p: Tensor, decay: Tensor, phase: Tensor, gamma: Tensor) -> Tensor:
+    """Outputs [B, L, D] of ``cema`` without state or documents: ``associative_scan`` of all states ``[B, L, D, N]``."""
+    summands = x.to(decay.dtype).unsqueeze(-1) * p
+    summands = torch.complex(summands, torch.zeros_like(summands))
+    factors = torch.polar(decay, phase).expand_as(summands)
+    _, states = associative_scan(_then, (factors, summands), dim=1, combine_mode="generic")
+    return (states * torch.view_as_complex(gamma)).real.sum(dim=-1).to(x.dtype)

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Rotation(NamedTuple):
+    """How queries and keys are turned.
+
+    Attributes:
+        cos: float64 `[L, S / 2]`.
+        sin: float64 `[L, S / 2]`.
+        num_heads: heads of the queries that are turned, the first ones.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    num_heads: int
 
 
 def rotary_angles(position: int, length: int, key_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:

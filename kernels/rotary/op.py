@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gecko_lab.kernels.backends import choose_backend
+from gecko_lab.kernels.rotary.angles import Rotation
 from gecko_lab.kernels.rotary.reference import rotary_reference
 from gecko_lab.kernels.rotary.torch import rotary_forward, rotary_single
 
@@ -42,6 +43,23 @@ def rotary(
         return rotary_single(x, cos, sin, num_rope_heads)
     result: Tensor = _rotary(x, cos, sin, num_rope_heads, False, chosen)
     return result
+
+
+def rotate(q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+    """Turn queries `[B, L, H, S]` and keys `[B, L, K, S]`; `K` divides `H`, and heads that share keys turn alike.
+
+    Raises:
+        ValueError: the rotation ends inside a group of heads that share their keys.
+    """
+    num_heads, num_key_heads = q.shape[2], k.shape[2]
+    if rotation.num_heads * num_key_heads % num_heads:
+        raise ValueError(
+            f"num_rope_heads {rotation.num_heads} ends inside a group of {num_heads // num_key_heads} heads that share "
+            f"their keys"
+        )
+    of_keys = rotation.num_heads * num_key_heads // num_heads
+    turned = rotary(q, rotation.cos, rotation.sin, num_rope_heads=rotation.num_heads)
+    return turned, rotary(k, rotation.cos, rotation.sin, num_rope_heads=of_keys)
 
 
 def check_angles(

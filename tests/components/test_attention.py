@@ -11,6 +11,7 @@ from gecko_lab.components.attention.full import FullAttention
 from gecko_lab.components.attention.sliding_chunk import SlidingChunkAttention
 from gecko_lab.components.attention.sliding_window import SlidingWindowAttention
 from gecko_lab.kernels.attention.pattern import visible
+from gecko_lab.kernels.rotary import Rotation, rotary_angles, rotate
 
 C = 4
 ATTENTIONS: list[tuple[type[CachedAttention], dict[str, Any]]] = [
@@ -60,7 +61,13 @@ def test_only_the_first_heads_are_rotated() -> None:
     attention = FullAttention(2, 4, 6, C, num_rope_heads=1, rope_base=100.0)
     q, k, v = torch.randn(1, 5, 2, 4), torch.randn(1, 5, 2, 4), torch.randn(1, 5, 2, 6)
     order = torch.tensor([3, 1, 0, 2, 4])
-    y, shuffled = attention(q, k, v)[0][:, -1], attention(q, k[:, order], v[:, order])[0][:, -1]
+
+    def last(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        rotation = attention.rotation(5, None, q.device)
+        assert rotation is not None
+        return attention(*rotate(q, k, rotation), v)[0][:, -1]
+
+    y, shuffled = last(k, v), last(k[:, order], v[:, order])
     torch.testing.assert_close(shuffled[:, 1], y[:, 1])
     assert not torch.allclose(shuffled[:, 0], y[:, 0], atol=1e-3)
 
@@ -81,11 +88,28 @@ def test_options_that_clash_are_refused(arguments: tuple[int, ...], options: dic
 
 def test_an_odd_key_dim_without_positions_is_fine() -> None:
     x = torch.randn(1, 5, 2, 3)
-    assert FullAttention(2, 3, 3, C, num_rope_heads=0)(x, x, x)[0].isfinite().all()
+    attention = FullAttention(2, 3, 3, C, num_rope_heads=0)
+    assert attention.rotation(5, None, x.device) is None
+    assert attention(x, x, x)[0].isfinite().all()
+
+
+def test_positions_go_on_where_the_state_ends() -> None:
+    attention = SlidingChunkAttention(2, 4, 6, C)
+    x, v = torch.randn(1, 7, 2, 4), torch.randn(1, 7, 2, 6)
+    _, state = attention(x, x, v)
+    rotation, whole = attention.rotation(3, state, x.device), attention.rotation(10, None, x.device)
+    assert rotation is not None
+    assert whole is not None
+    assert torch.equal(rotation.cos, whole.cos[7:])
+    assert torch.equal(rotation.sin, whole.sin[7:])
+    assert rotation.num_heads == 2
 
 
 def test_rotating_part_of_a_group_that_shares_keys_is_refused() -> None:
     q, k = torch.randn(1, 5, 4, 2), torch.randn(1, 5, 2, 2)
-    FullAttention(4, 2, 2, C, num_rope_heads=2)(q, k, k)
+    angles = rotary_angles(0, 5, 2, 100.0, q.device)
+    _, turned = rotate(q, k, Rotation(*angles, 2))
+    assert torch.equal(turned[:, :, 1], k[:, :, 1])
+    assert not torch.equal(turned[:, :, 0], k[:, :, 0])
     with pytest.raises(ValueError, match="num_rope_heads 1 ends inside a group of 2 heads that share their keys"):
-        FullAttention(4, 2, 2, C, num_rope_heads=1)(q, k, k)
+        rotate(q, k, Rotation(*angles, 1))
