@@ -16,6 +16,9 @@ from gecko_lab.kernels.case import Contender, Inputs, Shape
 SHORTEST_SAMPLE = 0.02
 """Seconds: what is faster is run several times for one sample."""
 
+LONG_SAMPLE = 60.0
+"""Seconds: beside them it does not count what a first run sets up once, and so the first run is the first sample."""
+
 PASSES = ("forward", "forward_backward")
 
 
@@ -74,7 +77,7 @@ def take_turns(
     rounds: int,
     tell: Callable[[str], None] = lambda what: None,
 ) -> dict[tuple[str, str], Times]:
-    """Time every run once a round, after a round that does not count.
+    """Time every run once a round, after a round that does not count but for runs of a minute and more.
 
     Each round another contender begins.
 
@@ -95,12 +98,15 @@ def take_turns(
         if seconds < 1:  # the very first run pays for what is set up once: a second one tells how long it takes
             seconds = sample(run, 1, device)
         repeats[key] = max(1, math.ceil(SHORTEST_SAMPLE / seconds))
+        if seconds >= LONG_SAMPLE:
+            samples[key].append(seconds)
     names = list(dict.fromkeys(name for name, _ in runs))
     for number in range(rounds):
         turn = number % len(names) if names else 0
         for key in (key for name in names[turn:] + names[:turn] for key in runs if key[0] == name):
-            tell(f"{_words(key)}, round {number + 1} of {rounds}")
-            samples[key].append(sample(runs[key], repeats[key], device))
+            if number >= len(samples[key]):
+                tell(f"{_words(key)}, round {number + 1} of {rounds}")
+                samples[key].append(sample(runs[key], repeats[key], device))
     return {key: Times(values) for key, values in samples.items()}
 
 
