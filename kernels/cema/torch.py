@@ -18,8 +18,9 @@ from gecko_lab.kernels.cema.blocks import BlockLayout
 from gecko_lab.kernels.cema.reference import multiplier, step
 from gecko_lab.kernels.cema.tables import Tables, as_numbers, as_parts, make_tables, parameter_gradients
 
-# The largest block. The triangular product grows with T, the scan over blocks with 1/T; measured best of 16 to 128.
-BLOCK_LENGTH = 64
+# The largest block for so many timesteps of all rows and more. The triangular product grows with T, and so do the tables,
+# whatever the number of timesteps; the scan over blocks grows with 1/T. Measured best of 16 to 128.
+_BLOCK_LENGTHS = ((8192, 64), (1025, 32), (0, 16))
 _SHORTEST_BLOCK = 8
 # On a CPU features are worked on in slabs whose rows [x | h] take about this much: they stay in cache, and their memory
 # is used again instead of being asked from the system (whose page faults cost more than the products).
@@ -45,16 +46,21 @@ def cema_torch(
     return cema_blocks(x, p, decay, phase, gamma, state, document_starts)
 
 
-def _block_length(length: int) -> int:
-    """For as few blocks as BLOCK_LENGTH allows, about equally full; even, so that complex views are aligned."""
-    per_block = -(-length // -(-length // BLOCK_LENGTH))
+def _largest_block(num_timesteps: int) -> int:
+    """T for so many timesteps of all rows."""
+    return next(size for least, size in _BLOCK_LENGTHS if num_timesteps >= least)
+
+
+def _block_length(batch: int, length: int) -> int:
+    """For as few blocks as the largest one allows, about equally full; even, so that complex views are aligned."""
+    per_block = -(-length // -(-length // _largest_block(batch * length)))
     return min(length + length % 2, -(-per_block // 8) * 8)
 
 
 def _layout(x: Tensor, document_starts: Tensor | None) -> BlockLayout:
     """Even blocks of the best length, or shorter ones if so many documents start that most blocks would be pieces."""
     batch, length, _ = x.shape
-    block_length = _block_length(length)
+    block_length = _block_length(batch, length)
     if document_starts is not None:
         num_inside = int(document_starts[:, 1:].count_nonzero())
         while block_length > _SHORTEST_BLOCK and num_inside * block_length > 2 * batch * length:
