@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gecko_lab.network import Network
+from gecko_lab.decoding import Decoder, obstacle
+from gecko_lab.network import Network, NetworkState
+
+_FEWEST_STEPS = 8
+"""For which a CUDA graph is captured: that costs several of them."""
 
 
 @torch.no_grad()
@@ -18,7 +22,7 @@ def generate(
     generator: torch.Generator | None = None,
     document_starts: Tensor | None = None,
 ) -> Tensor:
-    """Continue a prompt.
+    """Continue a prompt; on a GPU by a `Decoder`, where the state and the absence of documents allow it.
 
     Args:
         network: used in evaluation mode and left in the mode it was in.
@@ -34,15 +38,30 @@ def generate(
     training = network.training
     network.eval()
     try:
-        piece, state, added = prompt, None, []
-        for _ in range(num_tokens):
-            logits, state = network(piece, state, document_starts)
+        piece, added = prompt, list[Tensor]()
+        state: NetworkState | None = None
+        decoder: Decoder | None = None
+        for steps in range(num_tokens, 0, -1):
+            if decoder is None:
+                logits, state = network(piece, state, document_starts)
+            else:
+                logits = decoder(piece)
+            if not added and state is not None and (decoder := _decoder(network, state, steps - 1)) is not None:
+                state = None  # which need not be kept
             document_starts = None
             piece = _choose(logits[:, -1], temperature, generator)
             added.append(piece)
         return torch.cat(added, dim=1)
     finally:
         network.train(training)
+
+
+def _decoder(network: Network, state: NetworkState, steps: int) -> Decoder | None:
+    """What goes on from a prompt's state; none where the network does so as well."""
+    on_gpu = network.output.weight.is_cuda
+    if not on_gpu or steps < _FEWEST_STEPS or obstacle(network, state) is not None:
+        return None
+    return Decoder(network, state, num_tokens=steps)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

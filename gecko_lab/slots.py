@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gecko_lab.kernels.rotary import Rotation
 from gecko_lab.state import Segments
 
 
@@ -38,6 +37,20 @@ class Gate(NamedTuple):
 
     source: nn.Module
     kind: Literal["sigmoid", "silu"]
+
+
+class Rotation(NamedTuple):
+    """How queries and keys are turned.
+
+    Attributes:
+        cos: float64 `[L, S / 2]`.
+        sin: float64 `[L, S / 2]`.
+        num_heads: heads of the queries that are turned, the first ones.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    num_heads: int
 
 
 class Spectrum(NamedTuple):

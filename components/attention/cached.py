@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gecko_lab.components.attention.ring import RingState, attend
 from gecko_lab.kernels.attention import Pattern, attention
-from gecko_lab.kernels.rotary import Rotation, rotary_angles
-from gecko_lab.slots import Attention
+from gecko_lab.kernels.attention.pattern import reach
+from gecko_lab.kernels.rotary import rotary_angles
+from gecko_lab.slots import Attention, Rotation
 from gecko_lab.state import Segments
 
 
@@ -70,11 +72,21 @@ class CachedAttention(Attention):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        state: AttentionState | None = None,
+        state: AttentionState | RingState | None = None,
         segments: Segments | None = None,
-    ) -> tuple[Tensor, AttentionState]:
-        """`q` `[B, L, H, S]` and `k` `[B, L, K, S]`, turned, `v` `[B, L, K, V]` to `[B, L, H, V]`; `K` divides `H`."""
+    ) -> tuple[Tensor, AttentionState | RingState]:
+        """`q` `[B, L, H, S]` and `k` `[B, L, K, S]`, turned, `v` `[B, L, K, V]` to `[B, L, H, V]`; `K` divides `H`.
+
+        A ring takes one timestep a call, of one document, and no gradient flows through it.
+        """
         q, k = q.to(v.dtype), k.to(v.dtype)
+        if isinstance(state, RingState):
+            if q.shape[1] != 1 or segments is not None:
+                what = "documents" if segments is not None else f"{q.shape[1]} timesteps"
+                raise ValueError(
+                    f"{type(self).__name__}: a ring takes one timestep a call, of one document, got {what}"
+                )
+            return attend(q, k, v, state, self.pattern, self.size, self.dropout if self.training else 0.0)
         key_segments = None if segments is None else segments.ids
         if state is not None:
             key_segments = _join_segments(state, key_segments, k.shape[1])
@@ -94,7 +106,28 @@ class CachedAttention(Attention):
         segments_kept = None if key_segments is None else _last(key_segments, count)
         return y, AttentionState(_last(k, count), _last(v, count), segments_kept, position)
 
-    def rotation(self, length: int, state: AttentionState | None, device: torch.device) -> Rotation | None:
+    def ring(self, state: AttentionState, num_tokens: int, ring: RingState | None = None) -> RingState:
+        """A state as a ring, from which the stream goes on one timestep a call.
+
+        Args:
+            state: is left as it is.
+            num_tokens: timesteps to come; full attention has room for no more.
+            ring: one to write into, that an earlier call made; by default a new one.
+
+        Raises:
+            ValueError: the stream has had documents, which a ring does not know, or the ring given is too small.
+        """
+        if state.segments is not None:
+            raise ValueError(f"{type(self).__name__}: a ring holds the keys of one document, the stream has had more")
+        needed = state.position + num_tokens if self.pattern == "full" else reach(self.pattern, self.size)
+        if ring is None:
+            ring = RingState.empty(state.keys, state.values, needed)
+        elif ring.keys.shape[1] < needed:
+            raise ValueError(f"{type(self).__name__}: {needed} slots are needed, the ring has {ring.keys.shape[1]}")
+        ring.fill(state.keys, state.values, state.position)
+        return ring
+
+    def rotation(self, length: int, state: AttentionState | RingState | None, device: torch.device) -> Rotation | None:
         """By their place in the stream; none where no head is rotated."""
         if not self.num_rope_heads:
             return None

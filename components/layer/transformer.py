@@ -109,7 +109,7 @@ class TransformerLayer(Layer):
         q = q * self.head_dim**-0.5
         rotation = self.attention.rotation(x.shape[1], state, x.device)
         if rotation is not None:
-            q, k = rotate(q, k, rotation)
+            q, k = rotate(q, k, *rotation)
         attended, state = self.attention(q, k, v, state, segments)
         x = x + torch.dropout(self.to_output(attended.flatten(-2)), self.dropout, self.training)
         hidden = self.feed_forward(self.feed_forward_norm(x))

@@ -12,7 +12,15 @@ from typing import Any, Literal
 import torch
 
 from gecko_lab.bench import decode_table, machine
-from gecko_lab.bench.decoding import StateTooLarge, decode_tokens, read_in_pieces, state_at, stored_bytes
+from gecko_lab.bench.decoding import (
+    StateTooLarge,
+    WrongDecoder,
+    decode_tokens,
+    decoder_of,
+    read_in_pieces,
+    state_at,
+    stored_bytes,
+)
 from gecko_lab.bench.display import display
 from gecko_lab.bench.model_gate import check_decoding
 from gecko_lab.bench.models import BenchModel, OurModel, Recipe, build, matched
@@ -161,15 +169,17 @@ def _decode(
     runs: dict[tuple[str, str], Callable[[], object]] = {}
     first = draw_tokens((batch_size, 1), result["vocab_size"], device)
     for name, model in models.items():
-        rows[name] = {"name": name, "seconds": None, "state_bytes": None, "failure": None}
+        rows[name] = {"name": name, "seconds": None, "state_bytes": None, "cuda_graph": False, "failure": None}
         tell(f"{title}: {name}, what was read before")
         try:
             state = state_at(model, batch_size, position, chunk_size, device)
-        except StateTooLarge as error:
+            decoder = decoder_of(model, state, result["tokens"], device)
+        except (StateTooLarge, WrongDecoder) as error:
             rows[name]["failure"] = str(error)
             continue
         rows[name]["state_bytes"] = stored_bytes(state)
-        runs[name, "decode"] = partial(decode_tokens, model, first, state, result["tokens"])
+        rows[name]["cuda_graph"] = decoder is not None
+        runs[name, "decode"] = partial(decode_tokens, model, first, state, result["tokens"], decoder)
     times = take_turns(runs, device, result["rounds"], lambda what: tell(f"{title}: {what}"))
     for (name, _), of in times.items():
         rows[name] |= _speed(of, batch_size * result["tokens"])

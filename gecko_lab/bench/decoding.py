@@ -9,17 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from gecko_lab.bench.gate import relative_error
 from gecko_lab.bench.models import BenchModel, OurModel
 from gecko_lab.bench.training import draw_tokens
+from gecko_lab.decoding import Decoder, obstacle
 from gecko_lab.state import state_bytes
 
 _CHUNKS = 2
 """Chunks after which a layer's memory holds something and its attention sees a whole chunk before its own."""
 
 
+_CHECKED = 4
+"""Steps of a decoder that are compared: one at a chunk's beginning, the one that is captured, and replayed ones."""
+
+
 class StateTooLarge(Exception):
     """The state of a stream at a position does not fit into memory."""
+
+
+class WrongDecoder(Exception):
+    """A decoder gives other logits than the model."""
 
 
 def state_at(model: BenchModel, batch_size: int, position: int, chunk_size: int, device: torch.device) -> Any:
@@ -117,8 +128,41 @@ def branch(state: Any) -> Any:
     return other
 
 
+def decoder_of(model: BenchModel, state: Any, number: int, device: torch.device) -> Decoder | None:
+    """What decodes a model of ours on a GPU, `number` tokens from a state on; none where it decodes by itself.
+
+    Raises:
+        StateTooLarge: the state fits into memory, but not a second one of fixed shape beside it.
+        WrongDecoder: its logits are not the model's own.
+    """
+    if device.type != "cuda" or not isinstance(model, OurModel) or obstacle(model.network, state) is not None:
+        return None
+    _require(stored_bytes(state), device)
+    decoder = Decoder(model.network, state, num_tokens=max(number, _CHECKED))
+    check_decoder(model, decoder, state, draw_tokens((state_rows(state), 1), model.network.vocab_size, device))
+    return decoder
+
+
+def state_rows(state: Any) -> int:
+    """Streams that a state of ours is of."""
+    return next((leaf.shape[0] for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor)), 1)
+
+
+def check_decoder(model: BenchModel, decoder: Decoder, state: Any, tokens: Tensor) -> None:
+    """Refuse a decoder whose logits, from a state on, are not the model's own; the first tokens are int64 `[B, 1]`."""
+    decoder.load(state)
+    for _ in range(_CHECKED):
+        with torch.no_grad():
+            expected, state = model.step(tokens, state)
+        error = relative_error(decoder(tokens)[:, -1].double(), expected.double())
+        limit = 5e-2 if expected.dtype.itemsize < 4 else 1e-4  # other kernels, other roundings, over all layers
+        if not error <= limit:
+            raise WrongDecoder(f"WRONG by {error:.0e}: the logits of its decoder are not its own")
+        tokens = expected.argmax(dim=-1, keepdim=True)
+
+
 @torch.no_grad()
-def decode_tokens(model: BenchModel, tokens: Tensor, state: Any, number: int) -> Tensor:
+def decode_tokens(model: BenchModel, tokens: Tensor, state: Any, number: int, decoder: Decoder | None = None) -> Tensor:
     """Take the likeliest token, `number` times.
 
     Args:
@@ -126,14 +170,20 @@ def decode_tokens(model: BenchModel, tokens: Tensor, state: Any, number: int) ->
         tokens: int64 `[B, 1]`, the first to read.
         state: before it; is left as it is.
         number: of tokens to read.
+        decoder: of the model, to read with instead of the model itself; first the state is copied into it.
 
     Returns:
         Logits `[B, vocab_size]` after the last one.
     """
+    if decoder is not None:
+        decoder.load(state)
     state = branch(state)
     logits = torch.empty(0)
     for _ in range(number):
-        logits, state = model.step(tokens, state)
+        if decoder is None:
+            logits, state = model.step(tokens, state)
+        else:
+            logits = decoder(tokens)[:, -1]
         tokens = logits.argmax(dim=-1, keepdim=True)
     return logits
 

@@ -2,9 +2,10 @@
 
 python -m gecko_lab.bench.gpu_check --out FOLDER
 
-The tests of the kernels run compiled; then every kernel is checked and timed at the shapes of a 7B network, and at last
-a whole layer. Only the tree is needed beside torch, triton, numpy, rich, pytest and hypothesis; pytest-xdist is used
-where it is. The layer needs docstring-parser too: `--wheels FOLDER` puts wheels on the path, without installing them.
+The tests of the kernels run compiled, and those of decoding capture; then every kernel is checked and timed at the
+shapes of a 7B network, and at last a whole layer. Only the tree is needed beside torch, triton, numpy, rich, pytest and
+hypothesis; pytest-xdist is used where it is. The layer needs docstring-parser too: `--wheels FOLDER` puts wheels on the
+path, without installing them.
 What was found so far is always in FOLDER/gpu_check.json. The exit code is 1 where anything failed or was cut short.
 """
 
@@ -27,8 +28,8 @@ from gecko_lab.bench import gpu_table
 from gecko_lab.bench.revisions import PACKAGE
 
 ROOT = PACKAGE.parent
-_TESTS = "tests/kernels"
-_NO_GPU_NEEDED = f"{_TESTS}/test_compilation.py"
+_TESTS = "tests/kernels,tests/test_decoding.py"
+_NO_GPU_NEEDED = "tests/kernels/test_compilation.py"
 _TESTS_SHARE = 0.55
 """Of the time, at most."""
 

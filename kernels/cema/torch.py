@@ -18,8 +18,8 @@ from gecko_lab.kernels.cema.blocks import BlockLayout
 from gecko_lab.kernels.cema.reference import multiplier, step
 from gecko_lab.kernels.cema.tables import Tables, as_numbers, as_parts, make_tables, parameter_gradients
 
-# The largest block for so many timesteps of all rows and more. The triangular product grows with T, and so do the tables,
-# whatever the number of timesteps; the scan over blocks grows with 1/T. Measured best of 16 to 128.
+# The largest block for so many timesteps of all rows, and more. The triangular product grows with T, and so do the
+# tables, whatever the number of timesteps; the scan over blocks grows with 1/T. Measured best of 16 to 128.
 _BLOCK_LENGTHS = ((8192, 64), (1025, 32), (0, 16))
 _SHORTEST_BLOCK = 8
 # On a CPU features are worked on in slabs whose rows [x | h] take about this much: they stay in cache, and their memory

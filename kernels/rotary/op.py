@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gecko_lab.kernels.backends import choose_backend
-from gecko_lab.kernels.rotary.angles import Rotation
 from gecko_lab.kernels.rotary.reference import rotary_reference
 from gecko_lab.kernels.rotary.torch import rotary_forward, rotary_single
 
@@ -45,21 +44,27 @@ def rotary(
     return result
 
 
-def rotate(q: Tensor, k: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, num_rope_heads: int) -> tuple[Tensor, Tensor]:
     """Turn queries `[B, L, H, S]` and keys `[B, L, K, S]`; `K` divides `H`, and heads that share keys turn alike.
+
+    Args:
+        q: as `x` of `rotary`.
+        k: likewise.
+        cos: as in `rotary`.
+        sin: as in `rotary`.
+        num_rope_heads: heads of the queries that are rotated, the first ones.
 
     Raises:
         ValueError: the rotation ends inside a group of heads that share their keys.
     """
     num_heads, num_key_heads = q.shape[2], k.shape[2]
-    if rotation.num_heads * num_key_heads % num_heads:
+    if num_rope_heads * num_key_heads % num_heads:
         raise ValueError(
-            f"num_rope_heads {rotation.num_heads} ends inside a group of {num_heads // num_key_heads} heads that share "
+            f"num_rope_heads {num_rope_heads} ends inside a group of {num_heads // num_key_heads} heads that share "
             f"their keys"
         )
-    of_keys = rotation.num_heads * num_key_heads // num_heads
-    turned = rotary(q, rotation.cos, rotation.sin, num_rope_heads=rotation.num_heads)
-    return turned, rotary(k, rotation.cos, rotation.sin, num_rope_heads=of_keys)
+    of_keys = num_rope_heads * num_key_heads // num_heads
+    return rotary(q, cos, sin, num_rope_heads=num_rope_heads), rotary(k, cos, sin, num_rope_heads=of_keys)
 
 
 def check_angles(

@@ -1,6 +1,7 @@
 """`gecko-lab bench decode`: states at positions that nobody has read up to, what is measured, what is printed."""
 
 import contextlib
+import copy
 import io
 import json
 from importlib.util import find_spec
@@ -13,10 +14,21 @@ from torch.utils import _pytree as pytree
 
 from gecko_lab.bench import decode_command, decode_table, decoding
 from gecko_lab.bench.decode_command import constancy, decode
-from gecko_lab.bench.decoding import StateTooLarge, decode_tokens, fast_forward, read_in_pieces, state_at, stored_bytes
+from gecko_lab.bench.decoding import (
+    StateTooLarge,
+    WrongDecoder,
+    check_decoder,
+    decode_tokens,
+    decoder_of,
+    fast_forward,
+    read_in_pieces,
+    state_at,
+    stored_bytes,
+)
 from gecko_lab.bench.gate import Verdict
 from gecko_lab.bench.models import OurModel, Recipe, build
 from gecko_lab.bench.training import draw_tokens
+from gecko_lab.decoding import Decoder
 from gecko_lab.errors import ConfigurationError
 from gecko_lab.parser import run_function
 from tests.bench.ceilings import know_ceilings
@@ -90,6 +102,24 @@ def test_fast_forward_by_nothing_changes_nothing() -> None:
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decode_tokens_by_a_decoder_gives_the_same_logits_every_time(family: str) -> None:
+    model = build(Recipe(family, family, "tiny", 61, CHUNK)).eval()
+    assert isinstance(model, OurModel)
+    state, first = state_at(model, 2, 3 * CHUNK, CHUNK, CPU), draw_tokens((2, 1), 61, CPU)
+    decoder = Decoder(model.network, state, num_tokens=20)
+    expected = decode_tokens(model, first, state, 20)
+    for _ in range(2):
+        torch.testing.assert_close(decode_tokens(model, first, state, 20, decoder), expected, rtol=1e-4, atol=1e-5)
+    assert decoder_of(model, state, 20, CPU) is None  # which is for GPUs
+    check_decoder(model, decoder, state, first)
+    with torch.no_grad():
+        wrong = Decoder(copy.deepcopy(model.network), state, num_tokens=20)
+        model.network.output.weight.add_(torch.randn_like(model.network.output.weight))
+    with pytest.raises(WrongDecoder, match="WRONG by"):
+        check_decoder(model, wrong, state, first)
+
+
 @needs_transformers
 def test_decode_tokens_leaves_a_cache_as_it_is() -> None:
     model = build(Recipe("llama", "transformers-llama", "tiny", 61)).eval()
@@ -154,6 +184,12 @@ def test_show_fits_100_columns_and_names_everything(result: dict[str, Any], caps
     assert printed.count("position 1,000,000") == 2
     assert "a prompt of 50 tokens in pieces of 7" in printed
     assert result["command"] in " ".join(printed.split())
+    assert "CUDA graphs" not in printed
+    result["positions"][0]["models"][0]["cuda_graph"] = True
+    try:
+        assert "CUDA graphs, and a copy of the state a sample: gecko." in decode_table.notes(result)
+    finally:
+        result["positions"][0]["models"][0]["cuda_graph"] = False
 
 
 def test_constancy_is_the_last_over_the_first() -> None:

@@ -11,7 +11,7 @@ from gecko_lab.components.attention.full import FullAttention
 from gecko_lab.components.attention.sliding_chunk import SlidingChunkAttention
 from gecko_lab.components.attention.sliding_window import SlidingWindowAttention
 from gecko_lab.kernels.attention.pattern import visible
-from gecko_lab.kernels.rotary import Rotation, rotary_angles, rotate
+from gecko_lab.kernels.rotary import rotary_angles, rotate
 
 C = 4
 ATTENTIONS: list[tuple[type[CachedAttention], dict[str, Any]]] = [
@@ -65,7 +65,7 @@ def test_only_the_first_heads_are_rotated() -> None:
     def last(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         rotation = attention.rotation(5, None, q.device)
         assert rotation is not None
-        return attention(*rotate(q, k, rotation), v)[0][:, -1]
+        return attention(*rotate(q, k, *rotation), v)[0][:, -1]
 
     y, shuffled = last(k, v), last(k[:, order], v[:, order])
     torch.testing.assert_close(shuffled[:, 1], y[:, 1])
@@ -108,8 +108,8 @@ def test_positions_go_on_where_the_state_ends() -> None:
 def test_rotating_part_of_a_group_that_shares_keys_is_refused() -> None:
     q, k = torch.randn(1, 5, 4, 2), torch.randn(1, 5, 2, 2)
     angles = rotary_angles(0, 5, 2, 100.0, q.device)
-    _, turned = rotate(q, k, Rotation(*angles, 2))
+    _, turned = rotate(q, k, *angles, 2)
     assert torch.equal(turned[:, :, 1], k[:, :, 1])
     assert not torch.equal(turned[:, :, 0], k[:, :, 0])
     with pytest.raises(ValueError, match="num_rope_heads 1 ends inside a group of 2 heads that share their keys"):
-        rotate(q, k, Rotation(*angles, 1))
+        rotate(q, k, *angles, 1)
