@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._library.custom_ops import OPDEFS
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._pytree import tree_leaves
 
+from gecko_lab.gradients import clip_gradients
 from gecko_lab.kernels.linear_cross_entropy import linear_cross_entropy
 from gecko_lab.network import Network
+from gecko_lab.optimizer import OptimizerSettings, build_optimizer
 
 
 class MemoryAccount(NamedTuple):
@@ -53,12 +57,16 @@ def account(
     batch_size: int,
     length: int,
 ) -> MemoryAccount:
-    """The memory of a training step with AdamW, in float32 on a CPU.
+    """The memory of a training step with clipping and AdamW, in float32 on a CPU.
 
     Every operation of a step is gone through with the shapes of its tensors alone (PyTorch's fake tensors and
-    MemTracker): what is kept, when it is let go, and what is needed at once follow from the components themselves. What
-    an operation of the package takes inside, and what the allocator leaves unused, is not seen. Takes seconds, and
-    longer with more chunks; beyond a few chunks the result grows in proportion to the length.
+    MemTracker): what is kept, when it is let go, and what is needed at once follow from the components themselves. The
+    package's own operations are followed into their implementations, the first time for each look of their arguments;
+    one that asks for values, as with documents, is seen by its results alone. Not seen are what PyTorch's operations
+    and the libraries below them take inside (some MiB for the packed factors of products), and what the C library
+    keeps after it was freed: with glibc's changing thresholds, more than half of the whole where layers are recomputed;
+    the environment variable `MALLOC_TRIM_THRESHOLD_=131072` makes it give that back. Takes seconds, and longer with
+    more chunks; beyond a few chunks the result grows in proportion to the length.
 
     Args:
         build: makes the model, a `Network` where the loss is not given.
@@ -71,14 +79,15 @@ def account(
     with FakeTensorMode():
         _give_shapes_alone(model)
         tokens = torch.zeros(batch_size, length + 1, dtype=torch.int64)
-        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer = build_optimizer(model, OptimizerSettings())
         for parameter in model.parameters():  # as after the first step
             moments = {name: torch.empty_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
-        tracker = MemTracker()
+        tracker = _Tracker()
         tracker.track_external(model, optimizer, tokens)
         with tracker:
             loss(model, tokens).backward()
+            clip_gradients(model.parameters(), 1.0)
             optimizer.step()
     found: dict[str, int] = {}
     for kinds in tracker.get_tracker_snapshot("peak").values():
@@ -92,6 +101,50 @@ def account(
         activations=found["Activation"],
         temporary=found["Temp"] + found["Other"],
     )
+
+
+class _Tracker(MemTracker):
+    """Also sees what the package's own operations take inside; keeps no account of each module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._most = 0  # bytes in use at once since the innermost operation that is being followed began
+        self._inside: dict[tuple[Any, ...], int] = {}  # by operation and arguments: bytes it takes at once, results too
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Follow an operation of the package into its implementation, once for arguments that look the same."""
+        if func.namespace != "gecko_lab":
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        key = func, *(_look(leaf) for leaf in tree_leaves((args, kwargs)))
+        if key not in self._inside:
+            outer, before = self._most, self._in_use()
+            self._most = before
+            try:
+                with self:
+                    return OPDEFS[func.name()]._init_fn(*args, **kwargs or {})
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                pass  # its results alone are seen
+            finally:
+                self._inside[key] = self._most - before
+                self._most = max(outer, self._most)
+        with self:
+            torch.empty(self._inside[key], dtype=torch.uint8)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _in_use(self) -> int:
+        return sum(kinds["Total"] for kinds in self._curr_mem_snap.values())
+
+    def _update_peak_stats(self, peak_state: Any) -> None:
+        self._most = max(self._most, self._in_use())
+        for device, kinds in self._curr_mem_snap.items():
+            if self._peak_mem.get(device, 0) < kinds["Total"]:
+                self._peak_mem[device] = kinds["Total"]
+                self._peak_mem_snap[device] = dict(kinds)
+
+
+def _look(argument: object) -> object:
+    """All of an argument that decides how much memory an operation takes."""
+    return (argument.shape, argument.stride(), argument.dtype) if isinstance(argument, Tensor) else argument
 
 
 def _give_shapes_alone(model: nn.Module) -> None:

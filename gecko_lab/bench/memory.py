@@ -2,7 +2,8 @@
 
 On CPU each measurement runs in a process of its own, forked from one that has loaded torch and nothing else: there the
 kernel's count of resident pages is of it alone, and holds what no allocator hook sees (the workspaces of
-matrix products and transforms).
+matrix products and transforms). What is freed goes back to the system at once: how much the C library would rather
+keep depends on the order of all sizes asked for before, and can be more than half of what is in use.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Result = TypeVar("Result")
 
 _PRELOAD = ["gecko_lab.bench.memory", "torch._dynamo"]  # the second is loaded by the first call of any custom operation
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_THRESHOLD_BYTES = 128 << 10  # what glibc begins with
 KNOWN = _RESET.exists()
 """Whether the system tells a process its peak and lets it begin a new one: Linux."""
 
@@ -91,16 +94,19 @@ def in_new_process(function: Callable[[Argument], Result], argument: Argument) -
     if KNOWN:
         context.set_forkserver_preload(_PRELOAD)
     try:
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_die_first) as pool:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_prepare) as pool:
             return pool.submit(function, argument).result()
     except BrokenProcessPool:
         raise MemoryError("the process was killed: there is probably not enough memory") from None
 
 
-def _die_first() -> None:
-    """Let the system kill this process rather than another one when memory runs out."""
+def _prepare() -> None:
+    """Let the system kill this process rather than another one when memory runs out, and give back what is freed."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):  # setting one also ends that they grow with what is freed
+            ctypes.CDLL(None).mallopt(threshold, _THRESHOLD_BYTES)
 
 
 def peak_of(run: Callable[[], None], device: torch.device) -> int | None:
