@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json as json_format
+import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -118,10 +119,9 @@ def decode(
             {"name": one.name, "description": one.describe(), "parameters": sum(p.numel() for p in model.parameters())}
             for one, model in zip(sound, built.values(), strict=True)
         ]
+        rounded = [_rounded(position, chunk) for position in where_to]
         result["positions"] = [
-            _decode(built, batch, _rounded(position, chunk), chunk, result, where, tell)
-            for batch in batches
-            for position in where_to
+            one for batch in batches for one in _decode(built, batch, rounded, chunk, result, where, tell)
         ]
         result["prefills"] = [_prefill(built, piece, result, where, tell) for piece in parts]
         result["constancy"] = [
@@ -157,33 +157,42 @@ def _rounded(position: int, chunk_size: int) -> int:
 def _decode(
     models: dict[str, BenchModel],
     batch_size: int,
-    position: int,
+    positions: list[int],
     chunk_size: int,
     result: dict[str, Any],
     device: torch.device,
     tell: Tell,
-) -> dict[str, Any]:
-    """The speed of every model at a position, and what its state takes there."""
-    title = f"position {position:,}, batch {batch_size}"
-    rows: dict[str, dict[str, Any]] = {}
+) -> list[dict[str, Any]]:
+    """The speed of every model at each position, and what its state takes there; positions take turns too."""
+    title = f"batch {batch_size}"
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     runs: dict[tuple[str, str], Callable[[], object]] = {}
     first = draw_tokens((batch_size, 1), result["vocab_size"], device)
-    for name, model in models.items():
-        rows[name] = {"name": name, "seconds": None, "state_bytes": None, "cuda_graph": False, "failure": None}
-        tell(f"{title}: {name}, what was read before")
-        try:
-            state = state_at(model, batch_size, position, chunk_size, device)
-            decoder = decoder_of(model, state, result["tokens"], device)
-        except (StateTooLarge, WrongDecoder) as error:
-            rows[name]["failure"] = str(error)
-            continue
-        rows[name]["state_bytes"] = stored_bytes(state)
-        rows[name]["cuda_graph"] = decoder is not None
-        runs[name, "decode"] = partial(decode_tokens, model, first, state, result["tokens"], decoder)
+    for position in positions:
+        for name, model in models.items():
+            key = name, f"position {position:,}"
+            row = rows[key] = {"name": name, "seconds": None, "state_bytes": None, "cuda_graph": False, "failure": None}
+            tell(f"{title}: {name}, what was read before {key[1]}")
+            try:
+                state = state_at(model, batch_size, position, chunk_size, device)
+                decoder = decoder_of(model, state, result["tokens"], device)
+            except (StateTooLarge, WrongDecoder) as error:
+                row["failure"] = str(error)
+                continue
+            row["state_bytes"] = stored_bytes(state)
+            row["cuda_graph"] = decoder is not None
+            runs[key] = partial(decode_tokens, model, first, state, result["tokens"], decoder)
     times = take_turns(runs, device, result["rounds"], lambda what: tell(f"{title}: {what}"))
-    for (name, _), of in times.items():
-        rows[name] |= _speed(of, batch_size * result["tokens"])
-    return {"position": position, "batch_size": batch_size, "models": list(rows.values())}
+    for key, of in times.items():
+        rows[key] |= _speed(of, batch_size * result["tokens"])
+    return [
+        {
+            "position": position,
+            "batch_size": batch_size,
+            "models": [rows[name, f"position {position:,}"] for name in models],
+        }
+        for position in positions
+    ]
 
 
 def _prefill(
@@ -205,13 +214,14 @@ def _speed(times: Times, num_tokens: int) -> dict[str, Any]:
 
 
 def constancy(positions: list[dict[str, Any]], name: str, batch_size: int) -> float | None:
-    """Tokens per second of a model at the last position over those at the first; None where one is missing."""
-    speeds = [
-        row["tokens_per_second"]["median"] if row["seconds"] is not None else None
-        for one in positions
-        for row in one["models"]
-        if one["batch_size"] == batch_size and row["name"] == name
+    """Tokens per second of a model at the last position over those at the first, the median of the rounds' ratios.
+
+    None where one is missing.
+    """
+    rows = [
+        row for one in positions for row in one["models"] if one["batch_size"] == batch_size and row["name"] == name
     ]
-    if len(speeds) < 2 or speeds[0] is None or speeds[-1] is None:
+    if len(rows) < 2 or rows[0]["seconds"] is None or rows[-1]["seconds"] is None:
         return None
-    return float(speeds[-1] / speeds[0])
+    first, last = (row["seconds"]["samples"] for row in (rows[0], rows[-1]))
+    return statistics.median(near / far for near, far in zip(first, last, strict=True))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gecko_lab.bench.table import WIDTH, notes_on_machine, plain_table, ratio, spread
+from gecko_lab.bench.table import WIDTH, notes_on_machine, plain_table, ratio_of_times, spread
 from gecko_lab.bench.train_table import check_text, failures
 
 _COLUMNS = (("", 12), ("seconds", 24), ("tokens/s", 12), ("×", 7), ("state, MiB", 14))
@@ -55,8 +55,7 @@ def speed_table(rows: list[dict[str, Any]]) -> Table:
         if row["seconds"] is None:
             table.add_row(row["name"], "–", "", "", "")
             continue
-        first = (rows[0]["seconds"] or {}).get("median")
-        times = "" if row is rows[0] else ratio(row["seconds"]["median"], first)
+        times = "" if row is rows[0] else ratio_of_times(row["seconds"], rows[0]["seconds"])
         table.add_row(row["name"], spread(row["seconds"]), f"{row['tokens_per_second']['median']:,.0f}", times, size)
     return table
 
@@ -66,7 +65,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     rows = [row for one in result["positions"] for row in one["models"]]
     replayed = dict.fromkeys(row["name"] for row in rows if row.get("cuda_graph"))
     return [
-        f"Medians of {result['rounds']} interleaved rounds (least–most). ×: time over the first row's.",
+        f"Medians of {result['rounds']} interleaved rounds (least–most). ×: time over the first row's, by round.",
         "Positions are rounded down to where a chunk begins. Ours read a few chunks and are then told to stand there;",
         "a cache of keys and values is filled with random numbers.",
         *([f"CUDA graphs, and a copy of the state a sample: {', '.join(replayed)}."] if replayed else []),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gecko_lab.bench.table import WIDTH, check_text, plain_table, ratio, share, spread
+from gecko_lab.bench.table import WIDTH, check_text, plain_table, ratio_of_times, share, spread
 
 _COLUMNS = (("", 28), ("forward", 20), ("roof", 6), ("forward + backward", 20), ("roof", 6), ("×", 6), ("GiB", 6))
 
@@ -78,7 +78,7 @@ def measurements(found: dict[str, Any]) -> Table:
 def _add(table: Table, rows: list[dict[str, Any]], limit: str) -> None:
     for row in rows:
         forward, both = row["forward"], row["forward_backward"]
-        first = rows[0]["forward_backward"]["seconds"]["median"]
+        first = rows[0]["forward_backward"]["seconds"]
         peak = both["bytes"]
         table.add_row(
             f"  {row['name']}",
@@ -86,7 +86,7 @@ def _add(table: Table, rows: list[dict[str, Any]], limit: str) -> None:
             share(forward[limit]),
             spread(both["seconds"]),
             share(both[limit]),
-            "" if row is rows[0] else ratio(both["seconds"]["median"], first),
+            "" if row is rows[0] else ratio_of_times(both["seconds"], first),
             "" if peak is None else f"{peak / 2**30:.2f}",
         )
 

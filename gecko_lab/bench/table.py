@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,11 +68,11 @@ def problem_table(problem: dict[str, Any]) -> Table:
         cells = [row["name"] if row["same"] else f"({row['name']})"]
         for key in ("forward", "forward_backward"):
             seconds = row[key]["seconds"]
-            cells += [spread(seconds), _ratio(row, ours, seconds["median"], ours[key]["seconds"]["median"])]
+            cells += [spread(seconds), "" if row is ours else ratio_of_times(seconds, ours[key]["seconds"])]
             cells.append(share(row[key]["limit"]))
         peaks = [row[key]["bytes"] for key in ("forward", "forward_backward")]
         cells += [mebibytes(peak) for peak in peaks]
-        cells.append(_ratio(row, ours, peaks[1], ours["forward_backward"]["bytes"]))
+        cells.append("" if row is ours else ratio(peaks[1], ours["forward_backward"]["bytes"]))
         table.add_row(*cells)
     return table
 
@@ -84,9 +85,12 @@ def plain_table(columns: Sequence[tuple[str, int]]) -> Table:
     return table
 
 
-def _ratio(row: dict[str, Any], ours: dict[str, Any], value: float | None, least: float | None) -> str:
-    """Nothing in our own row."""
-    return "" if row is ours else ratio(value, least)
+def ratio_of_times(seconds: dict[str, Any], first: dict[str, Any] | None) -> str:
+    """As `ratio`: the median over the rounds, since what slows a machine for a while slows all of a round."""
+    if first is None:
+        return ""
+    pairs = zip(seconds["samples"], first["samples"], strict=True)
+    return ratio(statistics.median(one / other for one, other in pairs), 1.0)
 
 
 def ratio(value: float | None, least: float | None) -> str:
@@ -119,7 +123,7 @@ def spread(seconds: dict[str, float]) -> str:
 def notes(result: dict[str, Any]) -> list[str]:
     """What the numbers mean and where they come from."""
     return [
-        f"Medians of {result['rounds']} interleaved rounds (least–most). ×: time or memory over ours, the first row.",
+        f"Medians of {result['rounds']} interleaved rounds (least–most). ×: over ours, the first row; time by round.",
         "roof: the least time to move every argument and gradient once, or to multiply, over the time.",
         "MiB: peak above the inputs, forward, then forward + backward. (In parentheses): another function.",
         *notes_on_machine(result),

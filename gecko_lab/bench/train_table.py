@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gecko_lab.bench.table import WIDTH, notes_on_machine, plain_table, ratio, share, spread
+from gecko_lab.bench.table import WIDTH, notes_on_machine, plain_table, ratio, ratio_of_times, share, spread
 
 _COLUMNS = (("", 12), ("step", 22), ("×", 7), ("tokens/s", 12), ("of peak", 9), ("MiB", 10), ("×", 7), ("predicted", 9))
 _MEMORY_COLUMNS = (("", 12), ("tokens", 22), ("KiB a token", 14), ("last over first", 18))
@@ -69,7 +69,7 @@ def length_table(rows: list[dict[str, Any]]) -> Table:
             cells += ["–", "", "", ""]
         else:
             first = None if row is rows[0] else rows[0]["seconds"]
-            cells += [spread(row["seconds"]), ratio(row["seconds"]["median"], first and first["median"])]
+            cells += [spread(row["seconds"]), ratio_of_times(row["seconds"], first)]
             cells += [f"{row['tokens_per_second']['median']:,.0f}", share(row["peak_share"])]
         peak = row["bytes"]
         cells += ["–" if peak is None else f"{peak / 2**20:,.0f}"]
@@ -98,7 +98,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     """What the numbers mean and where they come from."""
     return [
         f"Medians of {result['rounds']} interleaved rounds (least–most) of forward, backward, clipping and AdamW.",
-        "×: time or memory over the first row's. of peak: FLOPs that the model needs a second, over the measured peak.",
+        "×: over the first row's; time by round. of peak: FLOPs that the model needs a second, over the measured peak.",
         "MiB: peak of a step above weights and moments. Every model has the same loss, computed in pieces.",
         "predicted: the same without computing anything, from what the parts keep (`gecko_lab.memory_account`).",
         *notes_on_machine(result),

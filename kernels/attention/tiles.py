@@ -15,7 +15,9 @@ from torch import Tensor
 from gecko_lab.kernels.attention.pattern import Pattern, document_bounds, first_visible
 
 TILE = 128
-"""Queries of a tile at most."""
+"""Queries of a tile at most, whose weights then fit the cache; twice as many where values make most of the work."""
+
+_WIDE_VALUES = 256
 
 
 def attention_forward(
@@ -34,7 +36,7 @@ def attention_forward(
     dtype = v.dtype
     q, k, v = _wide(q, k, v)
     y = v.new_empty(*q.shape[:3], v.shape[3])
-    for tile in _tiles(q, k, key_segments, pattern, size):
+    for tile in _tiles(q, k, key_segments, pattern, size, _tile_size(v)):
         weights = _weights(tile, tile.queries(q), tile.keys(k))
         torch.bmm(weights, tile.keys(v), out=tile.queries(y))
     return y.to(dtype)
@@ -51,7 +53,7 @@ def attention_backward(
     dtypes = (q.dtype, k.dtype, v.dtype)
     dy, q, k, v = _wide(dy, q, k, v)
     dq, dk, dv = torch.empty(q.shape, dtype=q.dtype, device=q.device), k.new_zeros(k.shape), v.new_zeros(v.shape)
-    for tile in _tiles(q, k, key_segments, pattern, size):
+    for tile in _tiles(q, k, key_segments, pattern, size, _tile_size(v)):
         queries, keys, grad = tile.queries(q), tile.keys(k), tile.queries(dy)
         weights = _weights(tile, queries, keys)
         tile.keys(dv).baddbmm_(weights.mT, grad)
@@ -86,7 +88,13 @@ class _Tile(NamedTuple):
         return x[self.batch, self.columns].transpose(0, 1)
 
 
-def _tiles(q: Tensor, k: Tensor, segments: Tensor | None, pattern: Pattern, size: int) -> Iterator[_Tile]:
+def _tile_size(v: Tensor) -> int:
+    return 2 * TILE if v.shape[-1] >= _WIDE_VALUES else TILE
+
+
+def _tiles(
+    q: Tensor, k: Tensor, segments: Tensor | None, pattern: Pattern, size: int, tile_size: int
+) -> Iterator[_Tile]:
     """All tiles of a call. None reaches across a chunk's edge, so that all queries of one see the same first key."""
     num_keys = k.shape[1]
     offset = num_keys - q.shape[1]
@@ -95,7 +103,7 @@ def _tiles(q: Tensor, k: Tensor, segments: Tensor | None, pattern: Pattern, size
     for batch in range(q.shape[0]):
         position = offset
         while position < num_keys:
-            stop = min((position // TILE + 1) * TILE, num_keys)
+            stop = min((position // tile_size + 1) * tile_size, num_keys)
             if pattern in ("sliding_chunk", "chunk"):
                 stop = min(stop, (position // size + 1) * size)
             first, edge = (first_visible(t, pattern, size) for t in (position, stop - 1))

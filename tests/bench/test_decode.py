@@ -193,13 +193,14 @@ def test_show_fits_100_columns_and_names_everything(result: dict[str, Any], caps
 
 
 def test_constancy_is_the_last_over_the_first() -> None:
-    def at(speed: float | None) -> dict[str, Any]:
-        row = {"name": "a", "seconds": speed and {}, "tokens_per_second": {"median": speed}}
-        row["seconds"] = None if speed is None else {"median": 1 / speed}
-        return {"batch_size": 1, "models": [row]}
+    def at(*speeds: float) -> dict[str, Any]:
+        seconds = {"samples": [1 / speed for speed in speeds]} if speeds else None
+        return {"batch_size": 1, "models": [{"name": "a", "seconds": seconds}]}
 
     assert constancy([at(100.0), at(7.0), at(80.0)], "a", 1) == pytest.approx(0.8)
-    assert constancy([at(100.0), at(None)], "a", 1) is None
+    # the second round was slow, at both positions: neither the medians' ratio nor that of the best
+    assert constancy([at(100.0, 50.0, 90.0), at(80.0, 40.0, 90.0)], "a", 1) == pytest.approx(0.8)
+    assert constancy([at(100.0), at()], "a", 1) is None
     assert constancy([at(100.0)], "a", 1) is None
     assert constancy([at(100.0), at(80.0)], "a", 8) is None
 
