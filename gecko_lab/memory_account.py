@@ -60,13 +60,14 @@ def account(
     """The memory of a training step with clipping and AdamW, in float32 on a CPU.
 
     Every operation of a step is gone through with the shapes of its tensors alone (PyTorch's fake tensors and
-    MemTracker): what is kept, when it is let go, and what is needed at once follow from the components themselves. The
-    package's own operations are followed into their implementations, the first time for each look of their arguments;
-    one that asks for values, as with documents, is seen by its results alone. Not seen are what PyTorch's operations
-    and the libraries below them take inside (some MiB for the packed factors of products), and what the C library
-    keeps after it was freed: with glibc's changing thresholds, more than half of the whole where layers are recomputed;
-    the environment variable `MALLOC_TRIM_THRESHOLD_=131072` makes it give that back. Takes seconds, and longer with
-    more chunks; beyond a few chunks the result grows in proportion to the length.
+    MemTracker): what is kept, when it is let go, and what is needed at once follow from the components themselves.
+    Operations made in Python, the package's own and some of PyTorch's, are followed into their implementations, the
+    first time for each look of their arguments; one that asks for values, as with documents, is seen by its results
+    alone. Not seen are what PyTorch's other operations and the libraries below them take inside (some MiB for the
+    packed factors of products), and what the C library keeps after it was freed: with glibc's changing thresholds, more
+    than half of the whole where layers are recomputed; the environment variable `MALLOC_TRIM_THRESHOLD_=131072` makes
+    it give that back. Takes seconds, and longer with more chunks; beyond a few chunks the result grows in proportion to
+    the length.
 
     Args:
         build: makes the model, a `Network` where the loss is not given.
@@ -104,7 +105,7 @@ def account(
 
 
 class _Tracker(MemTracker):
-    """Also sees what the package's own operations take inside; keeps no account of each module."""
+    """Also sees what operations made in Python take inside; keeps no account of each module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,8 +113,8 @@ class _Tracker(MemTracker):
         self._inside: dict[tuple[Any, ...], int] = {}  # by operation and arguments: bytes it takes at once, results too
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Follow an operation of the package into its implementation, once for arguments that look the same."""
-        if func.namespace != "gecko_lab":
+        """Follow an operation made in Python into its implementation, once for arguments that look the same."""
+        if func.name() not in OPDEFS:
             return super().__torch_dispatch__(func, types, args, kwargs)
         key = func, *(_look(leaf) for leaf in tree_leaves((args, kwargs)))
         if key not in self._inside:

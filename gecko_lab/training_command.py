@@ -19,6 +19,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from gecko_lab.allocator import keep_freed_memory
 from gecko_lab.assembly import resolve
 from gecko_lab.callbacks import (
     LossByPosition,
@@ -207,6 +208,8 @@ class TrainingCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             raise ConfigurationError(f"trainer: {one_line(str(error))}") from error
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         loops.install(trainer)
         restoring.install(trainer)
         return trainer

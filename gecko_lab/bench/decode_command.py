@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from gecko_lab.allocator import keep_freed_memory
 from gecko_lab.bench import decode_table, machine
 from gecko_lab.bench.decoding import (
     StateTooLarge,
@@ -90,6 +91,8 @@ def decode(
         numbers(text, flag)
         for text, flag in ((positions, "--positions"), (batch_sizes, "--batch_sizes"), (pieces, "--pieces"))
     )
+    if where.type == "cpu":
+        keep_freed_memory()  # as `gecko-lab fit` does
     with threads_of(threads), display() as tell:
         tell("the models' widths")
         recipes, remarks = matched(asked, size, vocab_size, chunk_size)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from gecko_lab.allocator import keep_freed_memory
 from gecko_lab.bench import gate, machine, memory, table
 from gecko_lab.bench.cases import Scale, choose
 from gecko_lab.bench.display import display
@@ -80,6 +81,8 @@ def kernels(
         options |= {"rounds": 1, "alternatives": False, "memory_peaks": False, "out": None, "compare": None}
         compare_revisions("kernels", options, compare, rounds, command, folder, json)
         return
+    if where.type == "cpu":
+        keep_freed_memory()  # as `gecko-lab fit` does
     with threads_of(threads), display() as tell:
         tell("the machine's ceilings")
         ceilings: Size = "small" if size == "small" else "full"

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from gecko_lab.allocator import return_freed_memory
 from gecko_lab.bench.cases import Scale, load_case
 from gecko_lab.bench.timing import passes
 from gecko_lab.kernels.case import Case, Inputs, Problem
@@ -29,8 +30,6 @@ Result = TypeVar("Result")
 
 _PRELOAD = ["gecko_lab.bench.memory", "torch._dynamo"]  # the second is loaded by the first call of any custom operation
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_THRESHOLD_BYTES = 128 << 10  # what glibc begins with
 KNOWN = _RESET.exists()
 """Whether the system tells a process its peak and lets it begin a new one: Linux."""
 
@@ -104,9 +103,7 @@ def _prepare() -> None:
     """Let the system kill this process rather than another one when memory runs out, and give back what is freed."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):  # setting one also ends that they grow with what is freed
-            ctypes.CDLL(None).mallopt(threshold, _THRESHOLD_BYTES)
+    return_freed_memory()
 
 
 def peak_of(run: Callable[[], None], device: torch.device) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from gecko_lab.allocator import keep_freed_memory
 from gecko_lab.bench import machine, train_table
 from gecko_lab.bench.display import display
 from gecko_lab.bench.model_gate import check_training
@@ -89,6 +90,8 @@ def train(
         options |= {"models": asked[0], "rounds": 1, "measure": "speed", "out": None, "compare": None}
         compare_revisions("train", options, compare, rounds, command, folder, json)
         return
+    if where.type == "cpu":
+        keep_freed_memory()  # as `gecko-lab fit` does
     with threads_of(threads), display() as tell:
         tell("the models' widths")
         recipes, remarks = matched(asked, size, vocab_size, chunk_size)

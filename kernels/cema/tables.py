@@ -55,9 +55,10 @@ def make_tables(p: Tensor, decay: Tensor, phase: Tensor | None, gamma: Tensor, b
     """The tables from ``p``, ``decay``, ``phase`` [D, N] and ``gamma`` [D, N, R], without autograd."""
     powers = _powers(decay, phase, block_length + 1)
     response = as_numbers(gamma.contiguous()).unsqueeze(1) * powers
+    backwards = torch.arange(block_length - 1, -1, -1, device=p.device)
     return Tables(
-        kernel=torch.bmm(response[:, :-1].real, p.unsqueeze(-1)).squeeze(-1),
-        in_weights=as_parts(powers[:, :-1].flip(1) * p.unsqueeze(1)).flatten(2),
+        kernel=(response[:, :-1].real * p.unsqueeze(1)).sum(-1),
+        in_weights=as_parts(powers[:, backwards] * p.unsqueeze(1)).flatten(2),
         out_weights=as_parts(response[:, 1:].conj()).flatten(2),
         powers=powers,
     )

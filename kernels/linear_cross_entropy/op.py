@@ -9,9 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+_ROWS = 4096
+_LOGIT_BYTES_CPU = 16 << 20
+"""Of PyTorch's pieces on a CPU: the C library uses so much memory again, instead of asking the system for it."""
+
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, reduction: Literal["mean", "none"] = "mean", rows: int = 4096
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    reduction: Literal["mean", "none"] = "mean",
+    rows: int | None = None,
 ) -> Tensor:
     """`cross_entropy(hidden · weightᵀ, targets)`, `rows` tokens at a time.
 
@@ -23,20 +32,24 @@ def linear_cross_entropy(
         weight: `[num_classes, D]`.
         targets: int64 `[...]`.
         reduction: `mean`, or `none` for the loss of each token.
-        rows: tokens of one piece; at most `rows · num_classes` logits exist at any time.
+        rows: tokens of one piece, of which alone there are logits at any time; by default what is fast.
 
     Returns:
         A scalar, or `[...]`.
     """
-    rows_ND, targets_N = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    if rows_ND.shape[0] <= rows:
-        loss = _piece(rows_ND, weight, targets_N, reduction)
-    elif (
+    in_pieces = (  # with gradients that need no logits a second time
         reduction == "mean"
         and hidden.dtype == weight.dtype == torch.float32
         and hasattr(F, "linear_cross_entropy")
         and not torch.is_autocast_enabled(hidden.device.type)
-    ):
+    )
+    if rows is None:
+        cached = in_pieces and hidden.device.type == "cpu"
+        rows = max(64, _LOGIT_BYTES_CPU // (4 * weight.shape[0])) if cached else _ROWS
+    rows_ND, targets_N = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    if rows_ND.shape[0] <= rows:
+        loss = _piece(rows_ND, weight, targets_N, reduction)
+    elif in_pieces:
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
         loss = F.linear_cross_entropy(rows_ND, weight, targets_N, reduction="mean", options=options)
     else:
