@@ -39,6 +39,7 @@ def kernels(
     rounds: int | None = None,
     alternatives: bool = True,
     memory_peaks: bool = True,
+    keep_memory: bool = False,
     out: str | None = None,
     compare: str | None = None,
     json: bool = False,
@@ -60,6 +61,8 @@ def kernels(
         rounds: samples of each time; 5, or 3 when small.
         alternatives: whether anything but ours is timed.
         memory_peaks: whether memory is measured too.
+        keep_memory: on CPU, use freed memory again, as `gecko-lab fit` does; else what a program does by default, where
+            large results cost the system's handing out of memory too.
         out: folder for kernels.json, kernels.png and kernels.svg.
         compare: a git revision, which is timed in turns with the files as they are now.
         json: print JSON.
@@ -79,10 +82,12 @@ def kernels(
         from gecko_lab.bench.compare_command import compare_revisions
 
         options |= {"rounds": 1, "alternatives": False, "memory_peaks": False, "out": None, "compare": None}
+        if not keep_memory:
+            del options["keep_memory"]  # which older revisions do not know
         compare_revisions("kernels", options, compare, rounds, command, folder, json)
         return
-    if where.type == "cpu":
-        keep_freed_memory()  # as `gecko-lab fit` does
+    if keep_memory and where.type == "cpu":
+        keep_freed_memory()
     with threads_of(threads), display() as tell:
         tell("the machine's ceilings")
         ceilings: Size = "small" if size == "small" else "full"
