@@ -17,6 +17,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with tests that take minutes: the other processes need not wait for one that has begun last."""
+    items.sort(key=lambda item: "minutes" not in item.keywords)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Start every test from the same random numbers, whichever tests ran before it."""

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from gecko_lab.runs.record_file import read_record, run_state
 from tests.runs import forked
 from tests.runs.comparison import assert_same_run
@@ -93,6 +95,7 @@ def kill_at_a_random_moment(life: Life, run: Path, draw: random.Random) -> None:
     life.kill()
 
 
+@pytest.mark.minutes
 def test_a_run_killed_again_and_again_equals_one_never_killed(tmp_path: Path) -> None:
     whole = Life(tmp_path, "whole", as_command=True)
     assert whole.wait() == 0, whole.log.read_text()
