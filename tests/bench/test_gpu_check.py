@@ -17,7 +17,6 @@ from tests.source_tree import REPOSITORY
 ABSENT = ("jsonargparse", "litdata", "lightning", "transformers")
 BLOCK = """
 import sys
-import time
 
 
 class Absent:

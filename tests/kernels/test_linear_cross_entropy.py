@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gecko_lab.kernels.linear_cross_entropy import linear_cross_entropy
 from tests.tolerances import TOLERANCE, compare
@@ -93,6 +95,29 @@ def test_no_logits_are_kept_for_the_backward_pass(reduction: Reduction, monkeypa
 
     assert torch.Size((NUM_TOKENS, 11)) in kept(rows=NUM_TOKENS)  # one piece needs no recomputation
     assert not [shape for shape in kept(rows=4) if shape[-1:] == (11,)]
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="this PyTorch has no loss in pieces")
+def test_on_a_cpu_there_are_never_many_logits_at_once() -> None:
+    hidden, weight = torch.randn(200, 3, requires_grad=True), torch.randn(70_000, 3, requires_grad=True)
+    targets, sizes = torch.randint(70_000, (200,)), list[int]()
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **kwargs or {})
+            sizes.append(max((x.numel() for x in tree_leaves(result) if isinstance(x, Tensor)), default=0))
+            return result
+
+    with Sizes():
+        loss = linear_cross_entropy(hidden, weight, targets)
+    expected = F.cross_entropy(F.linear(hidden, weight), targets)
+    torch.testing.assert_close(loss, expected)
+    compare(
+        dict(enumerate(torch.autograd.grad(loss, (hidden, weight)))),  # type: ignore[arg-type]
+        dict(enumerate(torch.autograd.grad(expected, (hidden, weight)))),  # type: ignore[arg-type]
+        TOLERANCE[torch.float32].gradient,
+    )
+    assert max(sizes) < 200 * 70_000
 
 
 def test_gradcheck() -> None:
