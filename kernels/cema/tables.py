@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Powers of q are products q^(a·_STRIDE) q^b of two tables, each computed directly.
+# Powers of q are products q^(a·_STRIDE) q^b of two tables.
 _STRIDE = 8
 
 
@@ -36,19 +36,20 @@ class Tables(NamedTuple):
 def _powers(decay: Tensor, phase: Tensor | None, num_powers: int) -> Tensor:
     """``q^t`` for ``t < num_powers`` as numbers ``[D, num_powers, N]``.
 
-    From decay^t and t·phase in float64: an angle of 64 · 2π in float32 would already be wrong by 1e-5.
+    The two tables are multiplied up in float64: an angle of 64 · 2π in float32 would already be wrong by 1e-5.
     """
+    q = decay.double() if phase is None else torch.polar(decay.double(), phase.double())
+    dtype = decay.dtype if phase is None else decay.dtype.to_complex()
 
-    def direct(count: int, stride: int) -> Tensor:
-        exponents = torch.arange(0, count * stride, stride, device=decay.device, dtype=torch.float64).unsqueeze(-1)
-        magnitude = decay.double().unsqueeze(1) ** exponents
-        if phase is None:
-            return magnitude.to(decay.dtype)
-        power = torch.polar(magnitude, phase.double().unsqueeze(1) * exponents)
-        return power.to(decay.dtype.to_complex())
+    def powers_of(base: Tensor, count: int) -> Tensor:
+        powers = [torch.ones_like(base)]
+        for _ in range(count - 1):
+            powers.append(powers[-1] * base)
+        return torch.stack(powers, dim=1)
 
-    coarse, fine = direct(-(-num_powers // _STRIDE), _STRIDE), direct(_STRIDE, 1)
-    return (coarse.unsqueeze(2) * fine.unsqueeze(1)).flatten(1, 2)[:, :num_powers]
+    fine = powers_of(q, _STRIDE + 1)
+    coarse = powers_of(fine[:, _STRIDE], -(-num_powers // _STRIDE)).to(dtype)
+    return (coarse.unsqueeze(2) * fine[:, :_STRIDE].to(dtype).unsqueeze(1)).flatten(1, 2)[:, :num_powers]
 
 
 def make_tables(p: Tensor, decay: Tensor, phase: Tensor | None, gamma: Tensor, block_length: int) -> Tables:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gecko_lab.kernels.cema.blocks import BlockLayout
 from gecko_lab.kernels.cema.reference import multiplier, step
-from gecko_lab.kernels.cema.tables import Tables, as_numbers, as_parts, make_tables, parameter_gradients
+from gecko_lab.kernels.cema.tables import Tables, as_numbers, make_tables, parameter_gradients
 
 # The largest block for so many timesteps of all rows, and more. The triangular product grows with T, and so do the
 # tables, whatever the number of timesteps; the scan over blocks grows with 1/T. Measured best of 16 to 128.
@@ -91,8 +91,8 @@ class _Slab:
         self.parameters = p, decay, phase, gamma
         self.numbers = gamma.shape[1:]  # N, R
         self.tables = make_tables(p, decay, phase, gamma, T)
-        self.carry_D1N = self.tables.powers[:, T:]
-        self.tail_carry_D1N = self.tables.powers[:, r : r + 1]
+        self.carry_DN = self.tables.powers[:, T].contiguous()
+        self.tail_carry_DN = self.tables.powers[:, r].contiguous()
         self.tail_in_DrS = self.tables.in_weights[:, T - r :]
         # kernel_DTT[d, j, i] = kernel[d, i - j], zero above the diagonal
         self.kernel_DTT = F.pad(self.tables.kernel, (T - 1, 0)).unfold(1, T, 1).flip(1)
@@ -101,10 +101,10 @@ class _Slab:
         """``[D, M, S]`` as numbers ``[D, M, N]``."""
         return as_numbers(packed.unflatten(-1, self.numbers))
 
-    def by_block(self, packed: Tensor) -> list[Tensor]:
-        """States ``[D, M, S]`` of the main blocks: for each block of a row, a view ``[D, B, N]``."""
+    def by_block(self, packed: Tensor) -> Tensor:
+        """Of the main blocks' states ``[D, M, S]`` the view ``[blocks of a row, B, D, S]``."""
         main = packed[:, : self.layout.num_main].unflatten(1, (self.layout.batch, self.layout.num_blocks))
-        return list(as_numbers(main.unflatten(-1, self.numbers)).unbind(2))
+        return main.permute(2, 1, 0, 3)
 
     def tail(self, blocks: Tensor) -> Tensor:
         """Of ``[D, M, ...]`` the last main block of each row, ``[D, B, ...]``."""
@@ -116,19 +116,22 @@ class _Slab:
         num_features, _, size = self.tables.in_weights.shape
         rows_DMZ = state_BDNR.new_empty(num_features, layout.num_rows, T + size)
         layout.write(x_BLD, rows_DMZ[..., :T])
-        added = self.by_block(torch.bmm(rows_DMZ[:, : layout.num_main, :T], self.tables.in_weights))
-        before = self.by_block(rows_DMZ[..., T:])
-        before_DMN = self.states(rows_DMZ[..., T:])
-        before_DMN[:, layout.num_main :] = 0.0
+        added_DMS = torch.bmm(rows_DMZ[:, : layout.num_main, :T], self.tables.in_weights)
+        # Step by step over blocks, each step over numbers that lie together: states[k] is the one before block k.
+        packed_MBDS = state_BDNR.new_empty(layout.num_blocks, layout.batch, num_features, size)
+        packed_MBDS[0] = state_BDNR.flatten(2)
+        packed_MBDS[1:] = self.by_block(added_DMS)[:-1]
+        states = self.states(packed_MBDS).unbind()
+        rows_DMZ[:, layout.num_main :, T:] = 0.0
+        pieces_MDN = self.states(rows_DMZ[..., T:]).transpose(0, 1)
         for k, cuts in enumerate(layout.cuts):
-            if k == 0:
-                before[0].copy_(as_numbers(state_BDNR).transpose(0, 1))
-            else:
-                torch.addcmul(added[k - 1], before[k - 1], self.carry_D1N, out=before[k])
+            if k > 0:
+                states[k].addcmul_(states[k - 1], self.carry_DN)
             for cut in cuts:
                 if cut.piece is not None:
-                    before_DMN[:, cut.piece] = before[k][:, cut.row]
-                before[k][:, cut.row] = 0.0
+                    pieces_MDN[cut.piece] = states[k][cut.row]
+                states[k][cut.row] = 0.0
+        self.by_block(rows_DMZ[..., T:]).copy_(packed_MBDS)
         return rows_DMZ
 
 
@@ -149,10 +152,10 @@ def cema_blocks(
     with torch.autocast(x.device.type, enabled=False):
         for features in _slabs(layout, gamma):
             slab = _Slab(layout, features, p, decay, phase, gamma)
-            rows_DMZ = slab.rows(x[..., features], state[:, features].contiguous())
+            rows_DMZ = slab.rows(x[..., features], state[:, features])
             last_DBZ = slab.tail(rows_DMZ)
             final_DBS = torch.bmm(last_DBZ[..., :r], slab.tail_in_DrS)
-            slab.states(final_DBS).addcmul_(slab.states(last_DBZ[..., T:]), slab.tail_carry_D1N)
+            slab.states(final_DBS).addcmul_(slab.states(last_DBZ[..., T:]), slab.tail_carry_DN.unsqueeze(1))
             final[:, features] = final_DBS.unflatten(-1, slab.numbers).transpose(0, 1)
             weights_DZT = torch.cat((slab.kernel_DTT, slab.tables.out_weights.transpose(1, 2)), dim=1)
             layout.read(torch.bmm(rows_DMZ, weights_DZT), y[..., features])
@@ -184,10 +187,9 @@ def cema_blocks_backward(
     with torch.autocast(x.device.type, enabled=False):
         for features in _slabs(layout, gamma):
             slab = _Slab(layout, features, p, decay, phase, gamma)
-            rows_DMZ = slab.rows(x[..., features], state[:, features].contiguous())
+            rows_DMZ = slab.rows(x[..., features], state[:, features])
             dfinal_DBS = dfinal[:, features].transpose(0, 1).flatten(2).contiguous()
-            grads_DMZ, dstate_DBN = _gradient_rows(slab, dy[..., features], dfinal_DBS)
-            dstate[:, features] = as_parts(dstate_DBN).transpose(0, 1)
+            grads_DMZ, dstate[:, features] = _gradient_rows(slab, dy[..., features], dfinal_DBS)
 
             weights_DTZ = torch.cat((slab.kernel_DTT, slab.tables.in_weights), dim=2)
             dx_DMT = torch.bmm(grads_DMZ, weights_DTZ.transpose(1, 2))
@@ -210,25 +212,28 @@ def _(dy, dfinal, x, p, decay, phase, gamma, state, document_starts):  # type: i
 
 
 def _gradient_rows(slab: _Slab, dy_BLD: Tensor, dfinal_DBS: Tensor) -> tuple[Tensor, Tensor]:
-    """``[dy | g]`` [D, M, T+S], g the gradient of the state after a block, and that of the incoming state [D, B, N]."""
+    """``[dy | g]`` [D, M, T+S], g the gradient of the state after a block, and that of the incoming state [B, D, N, R]."""
     layout, T = slab.layout, slab.layout.block_length
     num_features, _, size = slab.tables.in_weights.shape
     grads_DMZ = dfinal_DBS.new_empty(num_features, layout.num_rows, T + size)
     layout.write(dy_BLD, grads_DMZ[..., :T])
-    grads_DMZ[:, layout.num_main :, T:] = 0.0
     read_DMS = torch.bmm(grads_DMZ[..., :T], slab.tables.out_weights)  # gradient of the state before, through y
-    read_DMN, read = slab.states(read_DMS), slab.by_block(read_DMS)
-    after = slab.by_block(grads_DMZ[..., T:])
+    packed_MBDS = slab.by_block(read_DMS).contiguous()
+    grads = slab.states(packed_MBDS).unbind()  # those of the states before, and so of the states after the block before
+    pieces_MDN = slab.states(read_DMS).transpose(0, 1)
     # The final state is reached through the tail's own tables, because the last block may be partly filled.
-    after[-1].zero_()
-    read[-1].addcmul_(slab.states(dfinal_DBS), slab.tail_carry_D1N.conj())
-    carry_D1N = slab.carry_D1N.conj().resolve_conj()
+    grads[-1].addcmul_(slab.states(dfinal_DBS).transpose(0, 1), slab.tail_carry_DN.conj())
+    carry_DN = slab.carry_DN.conj().resolve_conj()
     for k in range(layout.num_blocks - 1, -1, -1):
-        before = after[k - 1] if k else torch.empty_like(read[0])
-        torch.addcmul(read[k], after[k], carry_D1N, out=before)
+        if k < layout.num_blocks - 1:
+            grads[k].addcmul_(grads[k + 1], carry_DN)
         for cut in layout.cuts[k]:
-            before[:, cut.row] = 0.0 if cut.piece is None else read_DMN[:, cut.piece]
-    return grads_DMZ, before
+            grads[k][cut.row] = 0.0 if cut.piece is None else pieces_MDN[cut.piece]
+    after = slab.by_block(grads_DMZ[..., T:])
+    after[:-1] = packed_MBDS[1:]
+    after[-1] = 0.0
+    grads_DMZ[:, layout.num_main :, T:] = 0.0
+    return grads_DMZ, packed_MBDS[0].unflatten(-1, slab.numbers)
 
 
 def _table_gradients(slab: _Slab, rows_DMZ: Tensor, grads_DMZ: Tensor, dfinal_DBS: Tensor) -> Tables:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CACHED_ELEMENTS = 1 << 18
-"""Elements of one piece on CPU: 1 MiB in float32. Smaller ones cost calls, larger ones trips to memory."""
+CACHED_ELEMENTS = 1 << 19
+"""Elements of one piece on CPU: 2 MiB in float32. Smaller ones cost calls, larger ones trips to memory."""
 
 
 def gated_forward(gate: Tensor, x: Tensor, addend: Tensor | None) -> Tensor:

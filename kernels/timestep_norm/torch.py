@@ -98,14 +98,11 @@ def timestep_norm_backward(
     dvariance = sum_dnorm_norm.mul_(rstd).mul_(rstd).double().mul_(-0.5)
     dfinal_mean, dfinal_variance = dfinal_mean.double(), dfinal_variance.double()
     if betas is not None:
-        beta1, beta2 = betas
-        dmean.mul_(weights[0, :, :, None])
-        dvariance.mul_(weights[1, :, :, None])
-        decay = torch.full_like(weights[0], beta1)
-        dmean, dinitial_mean = segmented_scan_backward(dmean, decay, document_starts, dfinal_mean)
-        decay.fill_(beta2)
-        dvariance, dinitial_variance = segmented_scan_backward(dvariance, decay, document_starts, dfinal_variance)
-        dtimestep_mean, dtimestep_variance = dmean.mul_(1 - beta1), dvariance.mul_(1 - beta2)
+        gradients = torch.cat([dmean, dvariance]).mul_(weights.flatten(0, 1)[:, :, None])
+        decay, starts = _of_both(betas, weights, document_starts)
+        totals, initial = segmented_scan_backward(gradients, decay, starts, torch.cat([dfinal_mean, dfinal_variance]))
+        dtimestep_mean, dtimestep_variance = totals.mul_(1 - decay[:, :, None]).chunk(2)
+        dinitial_mean, dinitial_variance = initial.chunk(2)
     else:
         weight = weights[0, :, :, None]
         past = 1 - weight
@@ -125,7 +122,7 @@ def timestep_norm_backward(
     slope = dtimestep_variance.to(dtype).mul_(2 / group_size)
     offset = dtimestep_mean.to(dtype).div_(group_size).addcmul_(slope, timestep_mean, value=-1)
     dx = _input_gradient(dy, x, rstd, scale, offset, slope)
-    return dx, dscale, dbias, dinitial_mean.to(dtype), dinitial_variance.to(dtype)
+    return dx, dscale, dbias, dinitial_mean.to(dtype, copy=True), dinitial_variance.to(dtype, copy=True)
 
 
 def _running_statistics(
@@ -143,17 +140,24 @@ def _running_statistics(
     rounds them only where a state leaves the operation.
     """
     if betas is not None:
-        beta1, beta2 = betas
-        decay = torch.full_like(weights[0], beta1)
-        means = segmented_scan(timestep_mean * (1 - beta1), decay, document_starts, mean)
-        decay = torch.full_like(decay, beta2)
-        return means, segmented_scan(timestep_variance * (1 - beta2), decay, document_starts, variance)
+        decay, starts = _of_both(betas, weights, document_starts)
+        increments = torch.cat([timestep_mean, timestep_variance]).mul_(1 - decay[:, :, None])
+        means, variances = segmented_scan(increments, decay, starts, torch.cat([mean, variance])).chunk(2)
+        return means, variances
     weight = weights[0]
     past = 1 - weight
     means = segmented_scan(timestep_mean * weight[:, :, None], past, document_starts, mean)
     delta = _deviation(timestep_mean, means, mean, document_starts)
     increments = delta.square_().mul_(past[:, :, None]).add_(timestep_variance).mul_(weight[:, :, None])
     return means, segmented_scan(increments, past, document_starts, variance)
+
+
+def _of_both(
+    betas: Sequence[float], weights: Tensor, document_starts: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Decays `[2B, L]` and document starts of means and variances below each other, for one scan over both."""
+    decay = weights.new_tensor(betas).repeat_interleave(weights.shape[1])[:, None].expand(-1, weights.shape[2])
+    return decay, None if document_starts is None else document_starts.repeat(2, 1)
 
 
 def _deviation(timestep_mean: Tensor, means: Tensor, mean: Tensor, document_starts: Tensor | None) -> Tensor:
