@@ -212,7 +212,7 @@ def _(dy, dfinal, x, p, decay, phase, gamma, state, document_starts):  # type: i
 
 
 def _gradient_rows(slab: _Slab, dy_BLD: Tensor, dfinal_DBS: Tensor) -> tuple[Tensor, Tensor]:
-    """``[dy | g]`` [D, M, T+S], g the gradient of the state after a block, and that of the incoming state [B, D, N, R]."""
+    """``[dy | g]`` [D, M, T+S], g: gradient of the state after a block; and that of the incoming state [B, D, N, R]."""
     layout, T = slab.layout, slab.layout.block_length
     num_features, _, size = slab.tables.in_weights.shape
     grads_DMZ = dfinal_DBS.new_empty(num_features, layout.num_rows, T + size)

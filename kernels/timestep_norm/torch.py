@@ -152,9 +152,7 @@ def _running_statistics(
     return means, segmented_scan(increments, past, document_starts, variance)
 
 
-def _of_both(
-    betas: Sequence[float], weights: Tensor, document_starts: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def _of_both(betas: Sequence[float], weights: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Decays `[2B, L]` and document starts of means and variances below each other, for one scan over both."""
     decay = weights.new_tensor(betas).repeat_interleave(weights.shape[1])[:, None].expand(-1, weights.shape[2])
     return decay, None if document_starts is None else document_starts.repeat(2, 1)
