@@ -22,6 +22,9 @@ OURS = ("gecko", "megalodon", "llama")
 
 NAMES = ("gecko", "megalodon", "llama", "mamba2")
 
+OWN_LOSS = "llama-own-loss"
+"""Llama of `transformers` as it comes; all other models are given our loss, which is faster and leaner."""
+
 
 class Recipe(NamedTuple):
     """All that a model is built from; picklable, so that another process can build it.
@@ -34,6 +37,7 @@ class Recipe(NamedTuple):
         chunk_size: of our attentions and memories; None: the size's.
         widths: dimensions solved for, by name.
         checkpoint_layers: recompute each layer in the backward pass; those of `transformers` know nothing selective.
+        own_loss: train a model of `transformers` with the loss that it comes with.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Recipe(NamedTuple):
     chunk_size: int | None = None
     widths: tuple[tuple[str, int], ...] = ()
     checkpoint_layers: bool | Literal["selective"] = False
+    own_loss: bool = False
 
     def describe(self) -> str:
         """`transformers-llama 15m, hidden_dim 1157`."""
@@ -69,7 +74,7 @@ class BenchModel(nn.Module, ABC):
         """Of the forward pass, averaged over a stream of `length` tokens, as `Slot.flops_per_token` counts."""
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross-entropy of each next token of int64 `[B, L + 1]`; the same code for every model."""
+        """Mean cross-entropy of each next token of int64 `[B, L + 1]`; the same code for all models but `OWN_LOSS`."""
         hidden, _ = self.hidden(tokens[:, :-1])
         return linear_cross_entropy(hidden, self.output_weight, tokens[:, 1:])
 
@@ -121,7 +126,7 @@ def matched(names: list[str], size: str, vocab_size: int, chunk_size: int | None
     """Recipes of the models asked for, all of the first one's parameters.
 
     Args:
-        names: of `NAMES`.
+        names: of `NAMES`, or `OWN_LOSS`.
         size: the name of the first one's dimensions.
         vocab_size: tokens of all of them.
         chunk_size: of ours; None: the size's.
@@ -136,13 +141,16 @@ def matched(names: list[str], size: str, vocab_size: int, chunk_size: int | None
     remarks = []
     installed = find_spec("transformers") is not None
     for name in names:
-        if name == "mamba2" and not installed:
-            remarks.append("mamba2 is left out: it needs transformers (pip install 'gecko-lab[bench]')")
+        if name in ("mamba2", OWN_LOSS) and not installed:
+            remarks.append(f"{name} is left out: it needs transformers (pip install 'gecko-lab[bench]')")
             continue
-        family = f"transformers-{name}" if installed and name in ("llama", "mamba2") else name
+        theirs = {"llama": "transformers-llama", OWN_LOSS: "transformers-llama", "mamba2": "transformers-mamba2"}
+        family = theirs.get(name, name) if installed else name
         if name == "llama" and not installed:
             remarks.append("llama is ours: transformers is not installed (pip install 'gecko-lab[bench]')")
-        recipe = Recipe(name, family, size, vocab_size, chunk_size if family in OURS else None)
+        recipe = Recipe(
+            name, family, size, vocab_size, chunk_size if family in OURS else None, own_loss=name == OWN_LOSS
+        )
         recipes.append(_match(recipe, parameters(recipes[0])) if recipes else recipe)
     return recipes, remarks
 

@@ -15,7 +15,7 @@ from gecko_lab.allocator import keep_freed_memory
 from gecko_lab.bench import machine, train_table
 from gecko_lab.bench.display import display
 from gecko_lab.bench.model_gate import check_training
-from gecko_lab.bench.models import NAMES, BenchModel, Recipe, build, matched
+from gecko_lab.bench.models import NAMES, OWN_LOSS, BenchModel, Recipe, build, matched
 from gecko_lab.bench.options import at_least_one, device_of, names, new_folder, numbers, threads_of
 from gecko_lab.bench.timing import Times, take_turns
 from gecko_lab.bench.training import (
@@ -61,7 +61,8 @@ def train(
 
     Args:
         models: of gecko, megalodon, llama, mamba2, with commas between; the first one is what the others are compared
-            with, and their widths are solved for its number of parameters.
+            with, and their widths are solved for its number of parameters. All train with our loss; llama-own-loss
+            is Llama with the one that it comes with.
         size: of the first one, by name.
         lengths: tokens of a sequence, with commas between; 16k is 16,384.
         batch_size: sequences of a step.
@@ -81,7 +82,7 @@ def train(
     defaults = inspect.signature(train).parameters
     given = [f"--{key} {value}" for key, value in options.items() if value != defaults[key].default]
     command = " ".join(["gecko-lab bench train", *given])
-    asked, steps = names(models, list(NAMES), "--models"), numbers(lengths, "--lengths")
+    asked, steps = names(models, [*NAMES, OWN_LOSS], "--models"), numbers(lengths, "--lengths")
     at_least_one(batch_size=batch_size, vocab_size=vocab_size, chunk_size=chunk_size, rounds=rounds, threads=threads)
     where, folder = device_of(device), new_folder(out, "--out")
     if compare is not None:

@@ -27,6 +27,7 @@ def build_transformers_model(recipe: Recipe) -> BenchModel:
     size, widths = _size(recipe.size), dict(recipe.widths)
     model = Llama if recipe.family == "transformers-llama" else Mamba2
     built = model(recipe, size, widths)
+    built.own_loss = recipe.own_loss
     if recipe.checkpoint_layers:
         with _quiet():
             built.whole.gradient_checkpointing_enable({"use_reentrant": False})
@@ -46,6 +47,17 @@ class _TransformersModel(BenchModel):
     whole: Any
     backbone: Any
     cache: str
+    own_loss = False
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """The shared one, or that of the library: all logits at once."""
+        if not self.own_loss:
+            return super().loss(tokens)
+        inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
+        with _quiet():
+            outputs = self.whole(input_ids=inputs, labels=targets, shift_labels=targets, use_cache=False)
+        loss: Tensor = outputs.loss
+        return loss
 
     def hidden(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """A state is changed in place and comes back."""

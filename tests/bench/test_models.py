@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gecko_lab.bench import models
-from gecko_lab.bench.models import NAMES, Recipe, build, matched, parameters
+from gecko_lab.bench.models import NAMES, OWN_LOSS, Recipe, build, matched, parameters
 from gecko_lab.errors import ConfigurationError
 
 needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
@@ -15,8 +15,10 @@ needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reaso
 @needs_transformers
 @pytest.mark.parametrize(("size", "vocab_size"), [("tiny", 257), ("15m", 32_000)])
 def test_matched_gives_all_models_the_parameters_of_the_first(size: str, vocab_size: int) -> None:
-    recipes, remarks = matched(list(NAMES), size, vocab_size, None)
-    assert [recipe.name for recipe in recipes] == list(NAMES)
+    asked = [*NAMES, OWN_LOSS]
+    recipes, remarks = matched(asked, size, vocab_size, None)
+    assert [recipe.name for recipe in recipes] == asked
+    assert [recipe.own_loss for recipe in recipes] == [name == OWN_LOSS for name in asked]
     assert not remarks
     target = parameters(recipes[0])
     for recipe in recipes:
@@ -26,13 +28,13 @@ def test_matched_gives_all_models_the_parameters_of_the_first(size: str, vocab_s
 
 def test_matched_takes_our_llama_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "find_spec", lambda name: None)
-    recipes, remarks = matched(["gecko", "llama", "mamba2"], "tiny", 257, 32)
+    recipes, remarks = matched(["gecko", "llama", "mamba2", OWN_LOSS], "tiny", 257, 32)
     assert [(recipe.name, recipe.family, recipe.chunk_size) for recipe in recipes] == [
         ("gecko", "gecko", 32),
         ("llama", "llama", 32),
     ]
     assert abs(parameters(recipes[1]) - parameters(recipes[0])) <= 0.01 * parameters(recipes[0])
-    assert len(remarks) == 2
+    assert len(remarks) == 3
     assert all("gecko-lab[bench]" in remark for remark in remarks)
 
 
@@ -52,9 +54,12 @@ def test_llama_counts_flops_as_our_own() -> None:
 
 
 @needs_transformers
-@pytest.mark.parametrize("family", ["gecko", "transformers-llama", "transformers-mamba2"])
-def test_loss_is_that_of_the_next_tokens(family: str) -> None:
-    model = build(Recipe(family, family, "tiny", 31)).eval()
+@pytest.mark.parametrize(
+    ("family", "own_loss"),
+    [("gecko", False), *((f"transformers-{name}", own) for name in ("llama", "mamba2") for own in (False, True))],
+)
+def test_loss_is_that_of_the_next_tokens(family: str, own_loss: bool) -> None:
+    model = build(Recipe(family, family, "tiny", 31, own_loss=own_loss)).eval()
     tokens = torch.randint(31, (2, 18))
     with torch.no_grad():
         losses = []
