@@ -43,6 +43,9 @@ class MemoryAccount(NamedTuple):
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
+FOLLOWED = 16_384
+"""Timesteps of the longest step that is gone through; about a minute."""
+
 
 def next_token_loss(network: Network, tokens: Tensor) -> Tensor:
     """Mean cross-entropy of each next token of int64 `[B, L + 1]`, as training computes it."""
@@ -66,8 +69,10 @@ def account(
     alone. Not seen are what PyTorch's other operations and the libraries below them take inside (some MiB for the
     packed factors of products), and what the C library keeps after it was freed: with glibc's changing thresholds, more
     than half of the whole where layers are recomputed; the environment variable `MALLOC_TRIM_THRESHOLD_=131072` makes
-    it give that back. Takes seconds, and longer with more chunks; beyond a few chunks the result grows in proportion to
-    the length.
+    it give that back.
+
+    Takes seconds, and longer with more chunks. Beyond a few chunks the memory grows in proportion to the length: what
+    more than `FOLLOWED` timesteps take is extrapolated from half as many and so many.
 
     Args:
         build: makes the model, a `Network` where the loss is not given.
@@ -75,6 +80,17 @@ def account(
         batch_size: sequences of a step.
         length: tokens of a sequence.
     """
+    if length <= FOLLOWED:
+        return _go_through(build, loss, batch_size, length)
+    half = FOLLOWED // 2
+    shorter, longer = (_go_through(build, loss, batch_size, followed) for followed in (half, FOLLOWED))
+    share = (length - half) / half
+    return MemoryAccount(*(round(a + (b - a) * share) for a, b in zip(shorter, longer, strict=True)))
+
+
+def _go_through(
+    build: Callable[[], ModelT], loss: Callable[[ModelT, Tensor], Tensor], batch_size: int, length: int
+) -> MemoryAccount:
     with torch.device("meta"):
         model = build()
     with FakeTensorMode():

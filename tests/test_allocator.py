@@ -49,3 +49,29 @@ def test_kept_memory_is_used_again() -> None:
 def test_what_the_user_has_chosen_stays() -> None:
     _, fewest, _ = faults_and_size("allocator.keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="131072")
     assert fewest > 1000
+
+
+@glibc
+@pytest.mark.parametrize(("available_kb", "returned"), [(1, True), (1 << 40, False)])
+def test_room_is_made_where_it_is_scarce(available_kb: int, returned: bool) -> None:
+    program = f"""
+import torch
+from pathlib import Path
+from gecko_lab import allocator
+read = Path.read_text
+text = "MemTotal: 1 kB\\nMemAvailable: {available_kb} kB"
+Path.read_text = lambda path, *args: text if str(path) == "/proc/meminfo" else read(path, *args)
+allocator.keep_freed_memory()
+held = [torch.ones(25_000_000) for _ in range(4)]
+resident = lambda: int(read(Path("/proc/self/statm")).split()[1]) * 4096
+before = resident()
+del held
+kept = before - resident()
+allocator.make_room()
+print(kept, before - resident())
+"""
+    given = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True)
+    kept, after = map(int, done.stdout.split())
+    assert kept < 100_000_000
+    assert (after > 300_000_000) == returned

@@ -66,6 +66,12 @@ def test_the_account_is_that_of_a_real_step(checkpoint_layers: Recomputation) ->
     assert min(predicted.parameters, predicted.optimizer, predicted.activations) > 0
 
 
+def test_long_steps_are_extrapolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = account(network, batch_size=1, length=64 * C)
+    monkeypatch.setattr("gecko_lab.memory_account.FOLLOWED", 32 * C)
+    assert account(network, batch_size=1, length=64 * C).total == pytest.approx(exact.total, rel=0.01)
+
+
 def test_recomputation_keeps_less() -> None:
     choices: tuple[Recomputation, ...] = (False, "selective", True)
     kept = [account(lambda how=how: network(how), batch_size=1, length=8 * C).activations for how in choices]

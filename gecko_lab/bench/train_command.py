@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from gecko_lab.allocator import keep_freed_memory
+from gecko_lab.allocator import keep_freed_memory, make_room
 from gecko_lab.bench import machine, train_table
 from gecko_lab.bench.display import display
 from gecko_lab.bench.model_gate import check_training
@@ -184,7 +184,13 @@ def _times(
         for name, _ in runs:
             rows[name]["failure"] = _out_of_memory(runs[name, "step"])
     fitting = {key: step for key, step in runs.items() if rows[key[0]]["failure"] is None}
-    return take_turns(fitting, device, rounds, lambda what: tell(f"{length:,} tokens: {what}"))
+
+    def before(what: str) -> None:
+        tell(f"{length:,} tokens: {what}")
+        if device.type == "cpu":
+            make_room()  # for one model after another, where the memory does not hold what both freed
+
+    return take_turns(fitting, device, rounds, before)
 
 
 def _out_of_memory(step: TrainingStep) -> str | None:
