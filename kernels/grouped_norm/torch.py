@@ -46,17 +46,20 @@ def grouped_norm_backward(
     for piece in _pieces(flat_x):
         normed, rstd = _normalise(flat_x[piece].to(dtype), num_groups, centred, eps)
         gradient = flat_dy[piece].to(dtype)
-        dnormed = gradient.unflatten(-1, (num_groups, -1))
+        product = gradient * normed.flatten(-2)
         if scale is not None:
-            dweight += (gradient * normed.flatten(-2)).sum(dim=0)
+            dweight += product.sum(dim=0)
             if centred:
                 dbias += gradient.sum(dim=0)
-            dnormed = (gradient * scale).view_as(normed)
-        mean_product = (dnormed * normed).mean(dim=-1, keepdim=True)
-        values = torch.addcmul(dnormed, normed, mean_product, value=-1)
+            gradient, product = gradient * scale, product.mul_(scale)
+        dnormed = gradient.view_as(normed)
+        values = torch.addcmul(dnormed, normed, product.view_as(normed).mean(dim=-1, keepdim=True), value=-1)
         if centred:
             values -= dnormed.mean(dim=-1, keepdim=True)
-        flat_dx[piece] = values.mul_(rstd).flatten(-2)
+        if dx.dtype == dtype:
+            torch.mul(values, rstd, out=flat_dx[piece].view_as(values))
+        else:
+            flat_dx[piece] = values.mul_(rstd).flatten(-2)
     return dx, dweight, dbias
 
 
@@ -72,5 +75,7 @@ def _normalise(x: Tensor, num_groups: int, centred: bool, eps: float) -> tuple[T
     groups = x.unflatten(-1, (num_groups, -1))
     if centred:
         groups = groups - groups.mean(dim=-1, keepdim=True)
-    rstd = groups.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+    # One pass without a temporary, where the mean of the squares would take two.
+    norm = torch.linalg.vector_norm(groups, dim=-1, keepdim=True)
+    rstd = norm.square_().div_(groups.shape[-1]).add_(eps).rsqrt_()
     return groups.mul_(rstd) if centred else groups * rstd, rstd
