@@ -102,7 +102,7 @@ class _Slab:
         return as_numbers(packed.unflatten(-1, self.numbers))
 
     def by_block(self, packed: Tensor) -> Tensor:
-        """Of the main blocks' states ``[D, M, S]`` the view ``[blocks of a row, B, D, S]``."""
+        """Of the main blocks' states ``[D, M, S]`` the view ``[K, B, D, S]``, K blocks of a row."""
         main = packed[:, : self.layout.num_main].unflatten(1, (self.layout.batch, self.layout.num_blocks))
         return main.permute(2, 1, 0, 3)
 
@@ -118,10 +118,10 @@ class _Slab:
         layout.write(x_BLD, rows_DMZ[..., :T])
         added_DMS = torch.bmm(rows_DMZ[:, : layout.num_main, :T], self.tables.in_weights)
         # Step by step over blocks, each step over numbers that lie together: states[k] is the one before block k.
-        packed_MBDS = state_BDNR.new_empty(layout.num_blocks, layout.batch, num_features, size)
-        packed_MBDS[0] = state_BDNR.flatten(2)
-        packed_MBDS[1:] = self.by_block(added_DMS)[:-1]
-        states = self.states(packed_MBDS).unbind()
+        packed_KBDS = state_BDNR.new_empty(layout.num_blocks, layout.batch, num_features, size)
+        packed_KBDS[0] = state_BDNR.flatten(2)
+        packed_KBDS[1:] = self.by_block(added_DMS)[:-1]
+        states = self.states(packed_KBDS).unbind()
         rows_DMZ[:, layout.num_main :, T:] = 0.0
         pieces_MDN = self.states(rows_DMZ[..., T:]).transpose(0, 1)
         for k, cuts in enumerate(layout.cuts):
@@ -131,7 +131,7 @@ class _Slab:
                 if cut.piece is not None:
                     pieces_MDN[cut.piece] = states[k][cut.row]
                 states[k][cut.row] = 0.0
-        self.by_block(rows_DMZ[..., T:]).copy_(packed_MBDS)
+        self.by_block(rows_DMZ[..., T:]).copy_(packed_KBDS)
         return rows_DMZ
 
 
@@ -218,8 +218,8 @@ def _gradient_rows(slab: _Slab, dy_BLD: Tensor, dfinal_DBS: Tensor) -> tuple[Ten
     grads_DMZ = dfinal_DBS.new_empty(num_features, layout.num_rows, T + size)
     layout.write(dy_BLD, grads_DMZ[..., :T])
     read_DMS = torch.bmm(grads_DMZ[..., :T], slab.tables.out_weights)  # gradient of the state before, through y
-    packed_MBDS = slab.by_block(read_DMS).contiguous()
-    grads = slab.states(packed_MBDS).unbind()  # those of the states before, and so of the states after the block before
+    packed_KBDS = slab.by_block(read_DMS).contiguous()
+    grads = slab.states(packed_KBDS).unbind()  # those of the states before, and so of the states after the block before
     pieces_MDN = slab.states(read_DMS).transpose(0, 1)
     # The final state is reached through the tail's own tables, because the last block may be partly filled.
     grads[-1].addcmul_(slab.states(dfinal_DBS).transpose(0, 1), slab.tail_carry_DN.conj())
@@ -230,10 +230,10 @@ def _gradient_rows(slab: _Slab, dy_BLD: Tensor, dfinal_DBS: Tensor) -> tuple[Ten
         for cut in layout.cuts[k]:
             grads[k][cut.row] = 0.0 if cut.piece is None else pieces_MDN[cut.piece]
     after = slab.by_block(grads_DMZ[..., T:])
-    after[:-1] = packed_MBDS[1:]
+    after[:-1] = packed_KBDS[1:]
     after[-1] = 0.0
     grads_DMZ[:, layout.num_main :, T:] = 0.0
-    return grads_DMZ, packed_MBDS[0].unflatten(-1, slab.numbers)
+    return grads_DMZ, packed_KBDS[0].unflatten(-1, slab.numbers)
 
 
 def _table_gradients(slab: _Slab, rows_DMZ: Tensor, grads_DMZ: Tensor, dfinal_DBS: Tensor) -> Tables:
