@@ -34,19 +34,26 @@ def return_freed_memory() -> None:
 
 def make_room() -> None:
     """Return what was freed, once, if the system has less left than this process holds: before another large task."""
+    if not _is_ours():
+        return
     try:
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         available = int(meminfo["MemAvailable"].split()[0]) << 10
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         if available < resident:
             ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, KeyError):  # not Linux, or another C library
+    except (OSError, AttributeError, KeyError):  # a system that does not say
         return
 
 
-def _set(options: dict[int, int]) -> None:
+def _is_ours() -> bool:
+    """Whether this is glibc, and the user has not chosen how it works."""
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if chosen or platform.libc_ver()[0] != "glibc":
+    return not chosen and platform.libc_ver()[0] == "glibc"
+
+
+def _set(options: dict[int, int]) -> None:
+    if not _is_ours():
         return
     with contextlib.suppress(OSError, AttributeError):
         for option, value in options.items():
