@@ -11,6 +11,7 @@ from gecko_lab.kernels.attention import reference, tiles
 from gecko_lab.kernels.attention import torch as blocks
 from gecko_lab.kernels.attention.pattern import Pattern, first_visible
 from gecko_lab.kernels.backends import choose_backend
+from gecko_lab.kernels.operation import operation
 
 Backend = Literal["auto", "triton", "torch", "reference"]
 
@@ -78,10 +79,9 @@ def attention(
     return blocks.attention(q, k, v, pattern, size, query_segments, key_segments, dropout)
 
 
-@torch.library.custom_op(
+@operation(
     "gecko_lab::attention_tiles",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor? key_segments, str pattern, int size) -> Tensor",
+    "(Tensor q, Tensor k, Tensor v, Tensor? key_segments, str pattern, int size) -> Tensor",
 )
 def _attention_tiles(
     q: Tensor, k: Tensor, v: Tensor, key_segments: Tensor | None, pattern: Pattern, size: int
@@ -90,10 +90,9 @@ def _attention_tiles(
         return tiles.attention_forward(q, k, v, key_segments, pattern, size)
 
 
-@torch.library.custom_op(
+@operation(
     "gecko_lab::attention_tiles_backward",
-    mutates_args=(),
-    schema=(
+    (
         "(Tensor dy, Tensor q, Tensor k, Tensor v, Tensor? key_segments, str pattern, int size)"
         " -> (Tensor, Tensor, Tensor)"
     ),
@@ -105,10 +104,9 @@ def _attention_tiles_backward(
         return tiles.attention_backward(dy, q, k, v, key_segments, pattern, size)
 
 
-@torch.library.custom_op(
+@operation(
     "gecko_lab::attention_strips",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor? key_segments, str pattern, int size) -> (Tensor, Tensor)",
+    "(Tensor q, Tensor k, Tensor v, Tensor? key_segments, str pattern, int size) -> (Tensor, Tensor)",
 )
 def _attention_strips(
     q: Tensor, k: Tensor, v: Tensor, key_segments: Tensor | None, pattern: Pattern, size: int
@@ -118,10 +116,9 @@ def _attention_strips(
     return attention_forward(q, k, v, key_segments, pattern, size)
 
 
-@torch.library.custom_op(
+@operation(
     "gecko_lab::attention_strips_backward",
-    mutates_args=(),
-    schema=(
+    (
         "(Tensor dy, Tensor q, Tensor k, Tensor v, Tensor y, Tensor log_sum_exp, Tensor? key_segments, str pattern,"
         " int size) -> (Tensor, Tensor, Tensor)"
     ),

@@ -87,8 +87,8 @@ class BlockLayout:
         if padded > self.length:
             x = F.pad(x, (0, 0, 0, padded - self.length))
         x = x.to(blocks.dtype).contiguous()
-        main = blocks[:, : self.num_main].unflatten(1, (self.batch, self.num_blocks))
-        main.copy_(transpose(x).view(self.batch, num_features, self.num_blocks, T).transpose(0, 1))
+        # Block by block, so that all threads have a part of the transposition.
+        blocks[:, : self.num_main] = transpose(x.view(self.num_main, T, num_features)).transpose(0, 1)
         if self.num_pieces:
             pieces = x.new_zeros(self.num_pieces * T, num_features)
             pieces[self._taken_in_pieces] = x.view(-1, num_features)[self._taken]

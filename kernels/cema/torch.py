@@ -17,6 +17,7 @@ from torch import Tensor
 from gecko_lab.kernels.cema.blocks import BlockLayout
 from gecko_lab.kernels.cema.reference import multiplier, step
 from gecko_lab.kernels.cema.tables import Tables, as_numbers, make_tables, parameter_gradients
+from gecko_lab.kernels.operation import operation
 
 # The largest block for so many timesteps of all rows, and more. The triangular product grows with T, and so do the
 # tables, whatever the number of timesteps; the scan over blocks grows with 1/T. Measured best of 16 to 128.
@@ -135,7 +136,7 @@ class _Slab:
         return rows_DMZ
 
 
-@torch.library.custom_op("gecko_lab::cema_blocks", mutates_args=())
+@operation("gecko_lab::cema_blocks")
 def cema_blocks(
     x: Tensor,
     p: Tensor,
@@ -167,7 +168,7 @@ def _(x, p, decay, phase, gamma, state, document_starts):  # type: ignore[no-unt
     return x.new_empty(x.shape), state.new_empty(state.shape)
 
 
-@torch.library.custom_op("gecko_lab::cema_blocks_backward", mutates_args=())
+@operation("gecko_lab::cema_blocks_backward")
 def cema_blocks_backward(
     dy: Tensor,
     dfinal: Tensor,

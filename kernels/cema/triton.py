@@ -8,9 +8,10 @@ from torch import Tensor
 
 from gecko_lab.kernels.cema.triton_launch import choose_launch, choose_spans
 from gecko_lab.kernels.cema.triton_operation import Operation
+from gecko_lab.kernels.operation import operation
 
 
-@torch.library.custom_op("gecko_lab::cema_triton", mutates_args=())
+@operation("gecko_lab::cema_triton")
 def cema_triton(
     x: Tensor,
     p: Tensor,
@@ -47,7 +48,7 @@ def _(x, p, decay, phase, gamma, state, document_starts):
     return y, state.new_empty(state.shape), states, state.new_empty(state.shape)
 
 
-@torch.library.custom_op("gecko_lab::cema_triton_backward", mutates_args=())
+@operation("gecko_lab::cema_triton_backward")
 def cema_triton_backward(
     dy: Tensor,
     dfinal: Tensor,

@@ -11,6 +11,7 @@ from torch import Tensor
 from gecko_lab.kernels.backends import choose_backend
 from gecko_lab.kernels.gated.reference import gated_reference
 from gecko_lab.kernels.gated.torch import gated_backward, gated_forward
+from gecko_lab.kernels.operation import operation
 
 Backend = Literal["auto", "triton", "torch", "reference"]
 
@@ -51,7 +52,7 @@ def gated(gate: Tensor, x: Tensor, addend: Tensor | None = None, *, backend: Bac
     return y
 
 
-@torch.library.custom_op("gecko_lab::gated", mutates_args=())
+@operation("gecko_lab::gated")
 def _gated(gate: Tensor, x: Tensor, addend: Tensor | None, backend: str) -> Tensor:
     if backend == "triton":
         from gecko_lab.kernels.gated.triton import gated_forward as forward
@@ -65,7 +66,7 @@ def _(gate, x, addend, backend):  # type: ignore[no-untyped-def]
     return torch.empty_like(gate, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("gecko_lab::gated_backward", mutates_args=())
+@operation("gecko_lab::gated_backward")
 def _gated_backward(dy: Tensor, gate: Tensor, x: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     if backend == "triton":
         from gecko_lab.kernels.gated.triton import gated_backward as backward

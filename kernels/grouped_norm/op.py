@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from gecko_lab.kernels.backends import choose_backend
 from gecko_lab.kernels.grouped_norm.reference import grouped_norm_reference
 from gecko_lab.kernels.grouped_norm.torch import grouped_norm_backward, grouped_norm_forward
+from gecko_lab.kernels.operation import operation
 
 Backend = Literal["auto", "triton", "torch", "reference"]
 LARGEST_GROUP = 1 << 14
@@ -79,7 +80,7 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: in
         raise ValueError("grouped_norm has a bias only beside a weight, and only where it is centred")
 
 
-@torch.library.custom_op("gecko_lab::grouped_norm", mutates_args=())
+@operation("gecko_lab::grouped_norm")
 def _grouped_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, centred: bool, eps: float, backend: str
 ) -> Tensor:
@@ -95,7 +96,7 @@ def _(x, weight, bias, num_groups, centred, eps, backend):  # type: ignore[no-un
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("gecko_lab::grouped_norm_backward", mutates_args=())
+@operation("gecko_lab::grouped_norm_backward")
 def _grouped_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, num_groups: int, centred: bool, eps: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gecko_lab.kernels.backends import choose_backend
 from gecko_lab.kernels.head_norm.reference import head_norm_reference
 from gecko_lab.kernels.head_norm.torch import head_norm_backward, head_norm_forward
+from gecko_lab.kernels.operation import operation
 from gecko_lab.kernels.rotary.op import check_angles
 
 Backend = Literal["auto", "triton", "torch", "reference"]
@@ -89,7 +90,7 @@ def _check(
         check_angles("head_norm", cos, sin, z.shape[1], z.shape[2] // num_heads, num_rope_heads, num_heads)
 
 
-@torch.library.custom_op("gecko_lab::head_norm", mutates_args=())
+@operation("gecko_lab::head_norm")
 def _head_norm(
     z: Tensor,
     gamma: Tensor,
@@ -113,7 +114,7 @@ def _(z, gamma, beta, cos, sin, num_heads, num_rope_heads, eps, backend):  # typ
     return [z.new_empty(*z.shape[:2], num_heads, z.shape[2] // num_heads) for _ in range(gamma.shape[0])]
 
 
-@torch.library.custom_op("gecko_lab::head_norm_backward", mutates_args=())
+@operation("gecko_lab::head_norm_backward")
 def _head_norm_backward(
     gradients: list[Tensor],
     z: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gecko_lab.kernels.backends import choose_backend
+from gecko_lab.kernels.operation import operation
 from gecko_lab.kernels.rotary.reference import rotary_reference
 from gecko_lab.kernels.rotary.torch import rotary_forward, rotary_single
 
@@ -81,7 +82,7 @@ def check_angles(
         raise ValueError(f"{operation}: num_rope_heads must lie in 0 … {num_heads}, got {num_rope_heads}")
 
 
-@torch.library.custom_op("gecko_lab::rotary", mutates_args=())
+@operation("gecko_lab::rotary")
 def _rotary(x: Tensor, cos: Tensor, sin: Tensor, num_rope_heads: int, inverse: bool, backend: str) -> Tensor:
     if backend == "triton":
         from gecko_lab.kernels.rotary.triton import rotary_forward as forward

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gecko_lab.kernels.backends import choose_backend
+from gecko_lab.kernels.operation import operation
 from gecko_lab.kernels.timestep_norm.reference import timestep_norm_reference
 from gecko_lab.kernels.timestep_norm.statistics import TimestepStatistics, statistics_dtype
 from gecko_lab.kernels.timestep_norm.torch import timestep_norm_backward, timestep_norm_forward
@@ -112,10 +113,9 @@ def _passes(backend: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return triton.timestep_norm_forward, triton.timestep_norm_backward
 
 
-@torch.library.custom_op(
+@operation(
     "gecko_lab::timestep_norm",
-    mutates_args=(),
-    schema=(
+    (
         "(Tensor x, Tensor scale, Tensor bias, Tensor count, Tensor mean, Tensor variance, Tensor? document_starts,"
         " int num_groups, float[]? betas, float eps, str backend)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -146,10 +146,9 @@ def _(x, scale, bias, count, mean, variance, document_starts, num_groups, betas,
     return y, *state, weights, *per_timestep
 
 
-@torch.library.custom_op(
+@operation(
     "gecko_lab::timestep_norm_backward",
-    mutates_args=(),
-    schema=(
+    (
         "(Tensor dy, Tensor dmean, Tensor dvariance, Tensor x, Tensor scale, Tensor count, Tensor mean,"
         " Tensor? document_starts, Tensor weights, Tensor timestep_mean, Tensor corrected_mean, Tensor rstd,"
         " float[]? betas, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gecko_lab.kernels.operation import operation
+
 from . import torch as torch_backend
 
 
-@torch.library.custom_op("gecko_lab::working_memory_sums", mutates_args=())
+@operation("gecko_lab::working_memory_sums")
 def sums(
     k: Tensor, v: Tensor, keep: Tensor | None, delta_rule: bool, dtype: torch.dtype, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +40,7 @@ def sums(
     return torch_backend.sums(k, v, keep, delta_rule, dtype)
 
 
-@torch.library.custom_op("gecko_lab::working_memory_sums_backward", mutates_args=())
+@operation("gecko_lab::working_memory_sums_backward")
 def sums_backward(
     k: Tensor,
     v: Tensor,
@@ -60,7 +62,7 @@ def sums_backward(
     return torch_backend.sums_backward(k, v, keep, log_norm, k_correction, d_values, d_features)
 
 
-@torch.library.custom_op("gecko_lab::working_memory_read", mutates_args=())
+@operation("gecko_lab::working_memory_read")
 def read(q: Tensor, memory: Tensor, holds: Tensor | None, dtype: torch.dtype, backend: str) -> Tensor:
     """softmax_S(q) M for every timestep, zero where the memory does not hold the query's document.
 
@@ -81,7 +83,7 @@ def read(q: Tensor, memory: Tensor, holds: Tensor | None, dtype: torch.dtype, ba
     return torch_backend.read(q, memory, holds, dtype)
 
 
-@torch.library.custom_op("gecko_lab::working_memory_read_backward", mutates_args=())
+@operation("gecko_lab::working_memory_read_backward")
 def read_backward(q: Tensor, memory: Tensor, holds: Tensor | None, dy: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     """Gradients of `read` with respect to q and memory."""
     if backend == "triton":

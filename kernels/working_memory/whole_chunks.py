@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gecko_lab.kernels.operation import operation
+
 from .chunk_products import without_autocast
 
 
-@torch.library.custom_op("gecko_lab::working_memory_chunks", mutates_args=())
+@operation("gecko_lab::working_memory_chunks")
 def chunks(
     q: Tensor,
     k: Tensor,
@@ -54,7 +56,7 @@ def chunks(
     return triton_backend.chunks(q, k, v, keep, holds, same, memory, next_memory, next_log_norm, unread, delta_rule)
 
 
-@torch.library.custom_op("gecko_lab::working_memory_chunks_backward", mutates_args=())
+@operation("gecko_lab::working_memory_chunks_backward")
 def chunks_backward(
     q: Tensor,
     k: Tensor,
