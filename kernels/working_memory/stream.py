@@ -8,7 +8,7 @@ there are three steps (README.md derives them):
     read  of every chunk, in parallel: y = softmax_S(q) M                                  (`chunk_products.read`)
 
 A call reads a head (what the running chunk still lacks), a body of whole chunks and a tail (a new running chunk). The
-backend "triton" takes the body through all three steps at once (`whole_chunks.chunks`).
+body goes through all three steps at once (`whole_chunks.chunks`).
 
 Shape suffixes: B batch, N chunks, T timesteps of a chunk (or of a piece of one), H heads, S key dim, V value dim,
 F features (S for the delta rule, 0 without).
@@ -31,13 +31,13 @@ class _Memory(NamedTuple):
     document_B: Tensor
 
 
-class _Chunks(NamedTuple):
-    """Sums over every chunk's last document: logsumexp_time(K), K~ V, K~ Q~."""
+class _Chunk(NamedTuple):
+    """Sums over a chunk's last document: logsumexp_time(K), K~ V, K~ Q~."""
 
-    log_norm_BNHS: Tensor
-    values_BNHSV: Tensor
-    features_BNHSF: Tensor
-    document_BN: Tensor
+    log_norm_BHS: Tensor
+    values_BHSV: Tensor
+    features_BHSF: Tensor
+    document_B: Tensor
 
 
 def working_memory(
@@ -57,11 +57,11 @@ def working_memory(
         state = WorkingMemoryState.empty(q, v, delta_rule=delta_rule)
     memory = _Memory(state.memory.to(dtype), state.log_norm.to(dtype), state.document)
     next_memory = _Memory(state.next_memory.to(dtype), state.next_log_norm.to(dtype), state.next_document)
-    running = _Chunks(
-        state.running_log_norm.to(dtype).unsqueeze(1),
-        state.running_values.to(dtype).unsqueeze(1),
-        state.running_features.to(dtype).unsqueeze(1),
-        state.running_document.unsqueeze(1),
+    running = _Chunk(
+        state.running_log_norm.to(dtype),
+        state.running_values.to(dtype),
+        state.running_features.to(dtype),
+        state.running_document,
     )
     current_B = state.current_document()
     one_document = segments is None and state.position == 0
@@ -90,7 +90,7 @@ def working_memory(
         # What chunk n reads is of document n of these, and it is written to what is of document n + 1.
         document_BN = torch.cat([memory.document_B[:, None], next_memory.document_B[:, None], last_BN], dim=1)
         holds_BNT = None if one_document else segments_BNT == document_BN[:, :num_chunks, None]
-        if backend == "triton" and offset == 0 and timesteps == chunk_size:
+        if offset == 0 and timesteps == chunk_size:
             same_BN = None if one_document else document_BN[:, 1:-1] == last_BN
             y_BNTHV, memory, next_memory = _whole_chunks(
                 q_BNTHS,
@@ -104,35 +104,29 @@ def working_memory(
                 last_BN,
                 unread,
                 delta_rule,
+                backend,
             )
             outputs.append(y_BNTHV.flatten(1, 2))
             continue
 
-        log_norm, values, features = chunk_products.sums(k_BNTHS, v_BNTHV, keep_BNT, delta_rule, dtype, backend)
-        chunks = _Chunks(log_norm, values, features, last_BN)
+        # A piece of one chunk.
+        matrix_BNHSV = memory.matrix_BHSV.unsqueeze(1)[:, unread:]
+        y_BNTHV = chunk_products.read(q_BNTHS, matrix_BNHSV, holds_BNT, v.dtype, backend)
+        outputs.append(y_BNTHV.flatten(1, 2))
+        sums = chunk_products.sums(k_BNTHS, v_BNTHV, keep_BNT, delta_rule, dtype, backend)
+        piece = _Chunk(*(x.squeeze(1) for x in sums), last_BN.squeeze(1))
         if offset:
             # Without segments the running chunk's document is the current one.
-            chunks = _join(running, chunks) if segments is None else _join(_forget_others(running, last_BN), chunks)
+            running = running if segments is None else _forget_others(running, piece.document_B)
+            piece = _join(running, piece)
         offset = (offset + stop - start) % chunk_size
-        written = [] if offset else _scan(next_memory, chunks, one_document)
-        running = chunks if offset else _empty(chunks)
-        memories = [memory, next_memory, *written]
-        matrix_BNHSV = torch.stack([x.matrix_BHSV for x in memories[:num_chunks]], dim=1)
-        y_BNTHV = chunk_products.read(q_BNTHS, matrix_BNHSV[:, unread:], holds_BNT, v.dtype, backend)
-        outputs.append(y_BNTHV.flatten(1, 2))
-        memory, next_memory = memories[-2:]
+        if offset:
+            running = piece
+        else:
+            memory, next_memory, running = next_memory, _write(next_memory, piece, one_document), _empty(piece)
 
     y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    running_log_norm, running_values, running_features, running_document = (x.squeeze(1) for x in running)
-    return y, WorkingMemoryState(
-        *memory,
-        *next_memory,
-        running_log_norm,
-        running_values,
-        running_features,
-        running_document,
-        state.position + length,
-    )
+    return y, WorkingMemoryState(*memory, *next_memory, *running, state.position + length)
 
 
 def _whole_chunks(
@@ -147,6 +141,7 @@ def _whole_chunks(
     last_BN: Tensor,
     unread: int,
     delta_rule: bool,
+    backend: str,
 ) -> tuple[Tensor, _Memory, _Memory]:
     """Reads [B, N, T, H, V], and the two memories after N chunks whose last documents are `last_BN`."""
     y, matrix, next_matrix, log_norms_BNHS, _, _ = whole_chunks.chunks(
@@ -161,6 +156,7 @@ def _whole_chunks(
         next_memory.log_norm_BHS,
         unread,
         delta_rule,
+        backend,
     )
     if last_BN.shape[1] > 1:
         log_norm_BHS, document_B = log_norms_BNHS[:, -2].clone(), last_BN[:, -2].clone()
@@ -170,63 +166,50 @@ def _whole_chunks(
     return y, _Memory(matrix, log_norm_BHS, document_B), after
 
 
-def _join(running: _Chunks, piece: _Chunks) -> _Chunks:
+def _join(running: _Chunk, piece: _Chunk) -> _Chunk:
     """The running chunk and the piece after it, as the online softmax joins them."""
-    log_norm = torch.logaddexp(running.log_norm_BNHS, piece.log_norm_BNHS)
-    old, new = ((x - log_norm).exp().unsqueeze(-1) for x in (running.log_norm_BNHS, piece.log_norm_BNHS))
-    values = old * running.values_BNHSV + new * piece.values_BNHSV
-    features = old * running.features_BNHSF + new * piece.features_BNHSF
-    return _Chunks(log_norm, values, features, piece.document_BN)
+    log_norm = torch.logaddexp(running.log_norm_BHS, piece.log_norm_BHS)
+    old, new = ((x - log_norm).exp().unsqueeze(-1) for x in (running.log_norm_BHS, piece.log_norm_BHS))
+    values = old * running.values_BHSV + new * piece.values_BHSV
+    features = old * running.features_BHSF + new * piece.features_BHSF
+    return _Chunk(log_norm, values, features, piece.document_B)
 
 
-def _forget_others(running: _Chunks, last_BN: Tensor) -> _Chunks:
+def _forget_others(running: _Chunk, document_B: Tensor) -> _Chunk:
     """The running chunk, empty where it is of another document than the piece's last."""
-    same = (running.document_BN == last_BN)[..., None, None]
-    return _Chunks(
-        torch.where(same, running.log_norm_BNHS, -torch.inf),
-        torch.where(same.unsqueeze(-1), running.values_BNHSV, 0.0),
-        torch.where(same.unsqueeze(-1), running.features_BNHSF, 0.0),
-        last_BN,
+    same_B11 = (running.document_B == document_B)[:, None, None]
+    return _Chunk(
+        torch.where(same_B11, running.log_norm_BHS, -torch.inf),
+        torch.where(same_B11.unsqueeze(-1), running.values_BHSV, 0.0),
+        torch.where(same_B11.unsqueeze(-1), running.features_BHSF, 0.0),
+        document_B,
     )
 
 
-def _empty(chunks: _Chunks) -> _Chunks:
-    return _Chunks(
-        torch.full_like(chunks.log_norm_BNHS[:, :1], -torch.inf),
-        torch.zeros_like(chunks.values_BNHSV[:, :1]),
-        torch.zeros_like(chunks.features_BNHSF[:, :1]),
-        torch.full_like(chunks.document_BN[:, :1], NO_DOCUMENT, memory_format=torch.contiguous_format),
+def _empty(chunk: _Chunk) -> _Chunk:
+    return _Chunk(
+        torch.full_like(chunk.log_norm_BHS, -torch.inf),
+        torch.zeros_like(chunk.values_BHSV),
+        torch.zeros_like(chunk.features_BHSF),
+        torch.full_like(chunk.document_B, NO_DOCUMENT, memory_format=torch.contiguous_format),
     )
 
 
-def _scan(memory: _Memory, chunks: _Chunks, one_document: bool) -> list[_Memory]:
-    """The memory after each chunk; with one document it is never cleared."""
-    before, after, same = [], [], []
-    log_norm_BHS, document_B = memory.log_norm_BHS, memory.document_B
-    for chunk_log_norm_BHS, last_B in zip(chunks.log_norm_BNHS.unbind(1), chunks.document_BN.unbind(1), strict=True):
-        same.append((document_B == last_B)[:, None, None])
-        before.append(torch.where(same[-1], log_norm_BHS, -torch.inf))
-        log_norm_BHS, document_B = torch.logaddexp(before[-1], chunk_log_norm_BHS), last_B
-        after.append(log_norm_BHS)
-    after_BNHS = torch.stack(after, dim=1)
-    decay_BNHS = (torch.stack(before, dim=1) - after_BNHS).exp()  # 1 - rho, exact where rho is close to one
-    rho_BNHS1 = (chunks.log_norm_BNHS - after_BNHS).exp().unsqueeze(-1)
-    u_BNHSV = rho_BNHS1 * chunks.values_BNHSV
-    delta_rule = chunks.features_BNHSF.shape[-1] > 0
-    if delta_rule:
-        a_BNHSS = decay_BNHS.diag_embed() - rho_BNHS1 * chunks.features_BNHSF
+def _write(memory: _Memory, chunk: _Chunk, one_document: bool) -> _Memory:
+    """The memory after a chunk; with one document it is never cleared."""
+    log_norm_BHS, matrix_BHSV = memory.log_norm_BHS, memory.matrix_BHSV
+    if not one_document:
+        same_B11 = (memory.document_B == chunk.document_B)[:, None, None]
+        log_norm_BHS = torch.where(same_B11, log_norm_BHS, -torch.inf)
+        matrix_BHSV = torch.where(same_B11.unsqueeze(-1), matrix_BHSV, 0.0)
+    after_BHS = torch.logaddexp(log_norm_BHS, chunk.log_norm_BHS)
+    decay_BHS = (log_norm_BHS - after_BHS).exp()  # 1 - rho, exact where rho is close to one
+    rho_BHS1 = (chunk.log_norm_BHS - after_BHS).exp().unsqueeze(-1)
+    u_BHSV = rho_BHS1 * chunk.values_BHSV
+    if chunk.features_BHSF.shape[-1]:  # the delta rule
+        a_BHSS = decay_BHS.diag_embed() - rho_BHS1 * chunk.features_BHSF
+        product = torch.baddbmm(u_BHSV.flatten(0, 1), a_BHSS.flatten(0, 1), matrix_BHSV.flatten(0, 1))
+        matrix_BHSV = product.view_as(u_BHSV)
     else:
-        a_BNHSS = decay_BNHS.unsqueeze(-1)
-
-    written = []
-    matrix_BHSV = memory.matrix_BHSV
-    for n, (a_BHSS, u_BHSV) in enumerate(zip(a_BNHSS.unbind(1), u_BNHSV.unbind(1), strict=True)):
-        if not one_document:
-            matrix_BHSV = torch.where(same[n].unsqueeze(-1), matrix_BHSV, 0.0)
-        if delta_rule:
-            product = torch.baddbmm(u_BHSV.flatten(0, 1), a_BHSS.flatten(0, 1), matrix_BHSV.flatten(0, 1))
-            matrix_BHSV = product.view_as(u_BHSV)
-        else:
-            matrix_BHSV = torch.addcmul(u_BHSV, a_BHSS, matrix_BHSV)
-        written.append(_Memory(matrix_BHSV, after[n], chunks.document_BN[:, n].clone()))
-    return written
+        matrix_BHSV = torch.addcmul(u_BHSV, decay_BHS.unsqueeze(-1), matrix_BHSV)
+    return _Memory(matrix_BHSV, after_BHS, chunk.document_B)

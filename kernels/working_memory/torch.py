@@ -51,11 +51,13 @@ def sums_backward(
     d_values: Tensor,
     d_features: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """See `chunk_products.sums_backward`."""
+    """See `chunk_products.sums_backward`; chunks beyond those of the gradients get none."""
     dk, dv = k.new_empty(k.shape), v.new_empty(v.shape)
-    dtype = log_norm.dtype
-    for group in _groups(v, dtype):
-        # Nothing read the last two chunks of a stream; elsewhere than on a CPU, looking would wait for the device.
+    dtype, last = log_norm.dtype, d_values.shape[1]
+    dk[:, last:] = 0.0
+    dv[:, last:] = 0.0
+    for group in _groups(v[:, :last], dtype):
+        # Nothing may have read what a piece left; elsewhere than on a CPU, looking would wait for the device.
         if k.device.type == "cpu" and not any(x[:, group].any() for x in (k_correction, d_values, d_features)):
             dk[:, group] = 0.0
             dv[:, group] = 0.0

@@ -1,4 +1,4 @@
-"""Whole chunks from sums over the scan to reads as one custom op of the Triton backend.
+"""Whole chunks from sums over the scan to reads as one operation. `torch_chunks.py` and `triton.py` compute it.
 
 What the scan leaves out between two ops need not be kept: its backward needs neither K~ V nor the softmaxes.
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gecko_lab.kernels.operation import operation
 
+from . import torch_chunks as torch_backend
 from .chunk_products import without_autocast
 
 
@@ -31,6 +32,7 @@ def chunks(
     next_log_norm: Tensor,
     unread: int,
     delta_rule: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Read and write N chunks.
 
@@ -45,15 +47,18 @@ def chunks(
         next_log_norm: the log-normaliser of `next_memory` [B, H, S] float32.
         unread: how many first chunks read zero.
         delta_rule: whether writes leave out what the memory predicts.
+        backend: "torch", where float32 may be float64 too, or "triton".
 
     Returns:
         y [B, N, T, H, V]; what chunks N and N + 1 will read [B, H, S, V] float32; the log-normaliser of the memory
         after each write [B, N, H, S] float32; and for the backward, without gradients, what every chunk up to N + 1
-        reads [B, N + 2, H, S, V], and -rho K~ Q~ [B, N, H, S, F] of every chunk.
+        reads [B, N + 2, H, S, V], and -rho K~ Q~ [B, N, H, S, F] of every chunk, in the dtype of v for "triton".
     """
-    from . import triton as triton_backend
-
-    return triton_backend.chunks(q, k, v, keep, holds, same, memory, next_memory, next_log_norm, unread, delta_rule)
+    if backend == "triton":
+        from .triton import chunks as forward
+    else:
+        forward = torch_backend.chunks
+    return forward(q, k, v, keep, holds, same, memory, next_memory, next_log_norm, unread, delta_rule)
 
 
 @operation("gecko_lab::working_memory_chunks_backward")
@@ -73,14 +78,17 @@ def chunks_backward(
     d_next_memory: Tensor | None,
     d_log_norms: Tensor | None,
     unread: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `chunks` with respect to q, k, v, memory, next_memory, next_log_norm.
 
     Without gradients of the last memories (d_memory, d_next_memory, d_log_norms) the last two chunks are passed over.
     """
-    from . import triton as triton_backend
-
-    return triton_backend.chunks_backward(
+    if backend == "triton":
+        from .triton import chunks_backward as backward
+    else:
+        backward = torch_backend.chunks_backward
+    return backward(
         q,
         k,
         v,
@@ -112,16 +120,18 @@ def _(
     next_log_norm: Tensor,
     unread: int,
     delta_rule: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, num_chunks, _, heads, key_dim = q.shape
     log_norm = memory.new_empty(batch, num_chunks, heads, key_dim)
+    like = v if backend == "triton" else memory
     return (
         v.new_empty(v.shape),
         memory.new_empty(memory.shape),
         memory.new_empty(memory.shape),
         log_norm,
-        v.new_empty(batch, num_chunks + 2, *memory.shape[1:]),
-        v.new_empty(batch, num_chunks, heads, key_dim, key_dim if delta_rule else 0),
+        like.new_empty(batch, num_chunks + 2, *memory.shape[1:]),
+        like.new_empty(batch, num_chunks, heads, key_dim, key_dim if delta_rule else 0),
     )
 
 
@@ -142,6 +152,7 @@ def _(
     d_next_memory: Tensor | None,
     d_log_norms: Tensor | None,
     unread: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, _, heads, key_dim, value_dim = history.shape
     memory = log_norms.new_empty(batch, heads, key_dim, value_dim)
@@ -156,7 +167,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, keep, holds, same, _, _, next_log_norm, ctx.unread, _ = inputs
+    q, k, v, keep, holds, same, _, _, next_log_norm, ctx.unread, _, ctx.backend = inputs
     ctx.save_for_backward(q, k, v, keep, holds, same, next_log_norm, *output[3:])
     ctx.set_materialize_grads(False)
 
@@ -174,9 +185,9 @@ def _gradients(
         dy = v.new_zeros(v.shape)
     with without_autocast(q.device):
         dq, dk, dv, *d_state = chunks_backward(
-            q, k, v, keep, holds, same, *saved, dy, d_memory, d_next_memory, d_log_norms, ctx.unread
+            q, k, v, keep, holds, same, *saved, dy, d_memory, d_next_memory, d_log_norms, ctx.unread, ctx.backend
         )
-    return dq, dk, dv, None, None, None, *d_state, None, None
+    return dq, dk, dv, None, None, None, *d_state, None, None, None
 
 
 chunks.register_autograd(_gradients, setup_context=_save)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gecko_lab.kernels.working_memory import WorkingMemoryState, chunk_products, working_memory
+from gecko_lab.kernels.working_memory import WorkingMemoryState, chunk_products, whole_chunks, working_memory
 from gecko_lab.kernels.working_memory import torch as torch_backend
 from gecko_lab.kernels.working_memory.baselines import loop
 from gecko_lab.kernels.working_memory.inputs import Inputs, Shape, make_inputs
@@ -289,6 +289,10 @@ def test_opcheck() -> None:
     memory = torch.randn(3, 1, 2, 5, 7, requires_grad=True)
     torch.library.opcheck(chunk_products.sums.opaque, (k, v, keep, True, torch.float32, "torch"))
     torch.library.opcheck(chunk_products.read.opaque, (q, memory, keep, torch.float32, "torch"))
+    first, second, log_norm = (torch.randn(3, 2, 5, *dims, requires_grad=True) for dims in ([7], [7], []))
+    same = torch.tensor([[False, True], [True, True], [True, False]])
+    arguments = (q, k, v, keep, keep, same, first, second, log_norm, 0, True, "torch")
+    torch.library.opcheck(whole_chunks.chunks.opaque, arguments)
 
 
 @pytest.mark.parametrize(

@@ -131,10 +131,12 @@ def test_opcheck() -> None:
     log_norm = torch.randn(1, 1, 5, device=DEVICE, requires_grad=True)
     same = torch.tensor([[False, True]], device=DEVICE)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    arguments = (q, k, v, keep, keep, same, memory, memory * 2, log_norm, 0, True)
+    arguments = (q, k, v, keep, keep, same, memory, memory * 2, log_norm, 0, True, "triton")
     torch.library.opcheck(whole_chunks.chunks.opaque, arguments, test_utils=tests)
     torch.library.opcheck(chunk_products.sums.opaque, (k, v, keep, True, torch.float32, "triton"), test_utils=tests)
-    torch.library.opcheck(chunk_products.read.opaque, (q, memory[:, None], keep, torch.float32, "triton"), test_utils=tests)
+    torch.library.opcheck(
+        chunk_products.read.opaque, (q, memory[:, None], keep, torch.float32, "triton"), test_utils=tests
+    )
 
 
 @pytest.mark.parametrize(
