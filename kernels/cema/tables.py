@@ -10,9 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Powers of q are products q^(a·_STRIDE) q^b of two tables.
-_STRIDE = 8
-
 
 def as_numbers(x: Tensor) -> Tensor:
     """``[..., R]`` as scalars ``[...]``, a view."""
@@ -34,22 +31,20 @@ class Tables(NamedTuple):
 
 
 def _powers(decay: Tensor, phase: Tensor | None, num_powers: int) -> Tensor:
-    """``q^t`` for ``t < num_powers`` as numbers ``[D, num_powers, N]``.
+    """``q^t`` for ``t < num_powers``, at least two, as numbers ``[D, num_powers, N]``.
 
-    The two tables are multiplied up in float64: an angle of 64 · 2π in float32 would already be wrong by 1e-5.
+    Doubled in number time and again, in float64: an angle of 64 · 2π in float32 would already be wrong by 1e-5.
     """
     q = decay.double() if phase is None else torch.polar(decay.double(), phase.double())
+    powers = q.new_empty(num_powers, *q.shape)
+    powers[0], powers[1] = 1.0, q
+    known = 2
+    while known < num_powers:
+        further = min(known - 1, num_powers - known)
+        torch.mul(powers[1 : further + 1], powers[known - 1], out=powers[known : known + further])
+        known += further
     dtype = decay.dtype if phase is None else decay.dtype.to_complex()
-
-    def powers_of(base: Tensor, count: int) -> Tensor:
-        powers = [torch.ones_like(base)]
-        for _ in range(count - 1):
-            powers.append(powers[-1] * base)
-        return torch.stack(powers, dim=1)
-
-    fine = powers_of(q, _STRIDE + 1)
-    coarse = powers_of(fine[:, _STRIDE], -(-num_powers // _STRIDE)).to(dtype)
-    return (coarse.unsqueeze(2) * fine[:, :_STRIDE].to(dtype).unsqueeze(1)).flatten(1, 2)[:, :num_powers]
+    return powers.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
 
 
 def make_tables(p: Tensor, decay: Tensor, phase: Tensor | None, gamma: Tensor, block_length: int) -> Tables:
