@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
@@ -16,7 +15,6 @@ class Operation:
 
     Where none of them is at work it is an ordinary autograd function: the dispatcher and the wrappers of `custom_op`
     cost 0.2 to 0.4 ms a call between the matrix products of a training step on CPU, whose other threads wait.
-    There are no second derivatives.
 
     Args:
         function: of tensors, lists of them and plain values; returns new tensors, one or a tuple or list of them.
@@ -33,7 +31,7 @@ class Operation:
         self.register_fake = self.opaque.register_fake
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
-        """As that of `torch.library.CustomOpDef`."""
+        """As that of `torch.library.CustomOpDef`, for an operation none of whose arguments is a list of tensors."""
         self.opaque.register_autograd(backward, setup_context=setup_context)
         function, operation = self._function, self
 
@@ -43,7 +41,6 @@ class Operation:
             operation._returns_list = isinstance(output, list)
             return tuple(output) if operation._returns_list else output
 
-        @once_differentiable
         def differentiable_backward(ctx: Any, *gradients: Any) -> Any:
             return backward(ctx, list(gradients)) if operation._returns_list else backward(ctx, *gradients)
 
@@ -54,11 +51,12 @@ class Operation:
         """Call it, with positional arguments."""
         if not _is_plain(arguments):
             return self.opaque(*arguments)
-        if self._differentiable is not None and torch.is_grad_enabled():
-            output = self._differentiable.apply(*arguments)
-            return list(output) if self._returns_list else output
-        with torch.no_grad():
+        if not torch.is_grad_enabled():
             return self._function(*arguments)
+        if self._differentiable is None:  # a second derivative, which the opaque operation refuses when it is asked for
+            return self.opaque(*arguments)
+        output = self._differentiable.apply(*arguments)
+        return list(output) if self._returns_list else output
 
 
 def operation(name: str, schema: str | None = None) -> Callable[[Callable[..., Any]], Operation]:

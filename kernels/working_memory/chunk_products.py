@@ -1,4 +1,4 @@
-"""The two products over time that cost anything, as custom ops with their own backward: sums and read of every chunk.
+"""The two products over time that cost anything, as operations with their own backward: sums and read of every chunk.
 
 Each saves nothing but its inputs (and the sums). `torch.py` and `triton.py` compute them.
 """

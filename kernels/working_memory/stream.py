@@ -114,7 +114,8 @@ def working_memory(
         y_BNTHV = chunk_products.read(q_BNTHS, matrix_BNHSV, holds_BNT, v.dtype, backend)
         outputs.append(y_BNTHV.flatten(1, 2))
         sums = chunk_products.sums(k_BNTHS, v_BNTHV, keep_BNT, delta_rule, dtype, backend)
-        piece = _Chunk(*(x.squeeze(1) for x in sums), last_BN.squeeze(1))
+        log_norm, values, features = (x.squeeze(1) for x in sums)
+        piece = _Chunk(log_norm, values, features, last_BN.squeeze(1))
         if offset:
             # Without segments the running chunk's document is the current one.
             running = running if segments is None else _forget_others(running, piece.document_B)

@@ -1,9 +1,13 @@
 """Rotary positions: which pairs turn, by how much, and exactness at position 4,000,000."""
 
+import gc
+import weakref
+
 import mpmath
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from gecko_lab.kernels.rotary import rotary, rotary_angles
 from gecko_lab.kernels.rotary.op import Backend
@@ -31,6 +35,23 @@ def test_angles_are_exact(position: int, base: float) -> None:
                 angle = (position + t) * mpmath.power(base, mpmath.mpf(-2 * i) / 8)
                 assert abs(cos[t, i].item() - mpmath.cos(angle)) < UNIT_ROUNDOFF / 10
                 assert abs(sin[t, i].item() - mpmath.sin(angle)) < UNIT_ROUNDOFF / 10
+
+
+def test_angles_are_shared_while_they_are_held() -> None:
+    """Layers of one forward pass keep one pair of tensors for the backward pass, and nothing stays after it."""
+    cos, sin = rotary_angles(3, 5, 8, 10_000.0, CPU)
+    again = rotary_angles(3, 5, 8, 10_000.0, CPU)
+    assert cos is again[0]
+    assert sin is again[1]
+    assert rotary_angles(4, 5, 8, 10_000.0, CPU)[0] is not cos
+    with torch.inference_mode():
+        assert rotary_angles(3, 5, 8, 10_000.0, CPU)[0] is not cos  # which a backward pass may not keep
+    with FakeTensorMode():
+        assert isinstance(rotary_angles(3, 5, 8, 10_000.0, CPU)[0], FakeTensor)
+    held = weakref.ref(cos)
+    del cos, sin, again
+    gc.collect()
+    assert held() is None
 
 
 def test_pairs_are_neighbours() -> None:
