@@ -43,7 +43,8 @@ def generate(
         decoder: Decoder | None = None
         for steps in range(num_tokens, 0, -1):
             if decoder is None:
-                logits, state = network(piece, state, document_starts)
+                hidden, state = network.hidden(piece, state, document_starts)
+                logits = network.logits(hidden[:, -1:])  # those of a long prompt would take more memory than all else
             else:
                 logits = decoder(piece)
             if not added and state is not None and (decoder := _decoder(network, state, steps - 1)) is not None:

@@ -112,8 +112,12 @@ class Network(nn.Module):
             Logits `[B, L, vocab_size]` in at least float32, and the state after the last token.
         """
         hidden, state = self.hidden(tokens, state, document_starts)
-        logits = self.output(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), state
+        return self.logits(hidden), state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[..., vocab_size]` in at least float32, of what `hidden` returns."""
+        logits: Tensor = self.output(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def hidden(
         self, tokens: Tensor, state: NetworkState | None = None, document_starts: Tensor | None = None

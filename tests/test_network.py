@@ -131,6 +131,14 @@ def test_generation_leaves_mode_and_global_randomness_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_generation_projects_the_last_token_of_a_prompt_alone() -> None:
+    network = small("gecko")
+    projected: list[torch.Size] = []
+    network.output.register_forward_hook(lambda module, inputs, output: projected.append(output.shape))
+    generate(network, tokens_of(C + 1), 2)
+    assert [shape[1] for shape in projected] == [1, 1]
+
+
 def test_low_temperature_is_greedy() -> None:
     network = small("gecko")
     greedy = generate(network, tokens_of(3), 6, temperature=0)
