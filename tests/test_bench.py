@@ -63,7 +63,10 @@ def test_kernels_measures_every_contender_of_every_case(result: dict[str, Any]) 
                 seconds = row[name]["seconds"]
                 assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
                 assert len(seconds["samples"]) == 2
-                assert row[name]["bytes"] > 0 if memory.KNOWN else row[name]["bytes"] is None
+                assert row[name]["bytes"] >= 0 if memory.KNOWN else row[name]["bytes"] is None
+    scan = next(case for case in result["cases"] if case["name"] == "cema")["problems"][0]["contenders"]
+    materialized = next(row for row in scan if row["name"] == "associative_scan")
+    assert not memory.KNOWN or materialized["forward_backward"]["bytes"] > 2**24  # the smallest peaks may not be seen
 
 
 def test_kernels_checks_every_contender_that_is_no_yardstick(result: dict[str, Any]) -> None:

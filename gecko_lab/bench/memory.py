@@ -3,7 +3,8 @@
 On CPU each measurement runs in a process of its own, forked from one that has loaded torch and nothing else: there the
 kernel's count of resident pages is of it alone, and holds what no allocator hook sees (the workspaces of
 matrix products and transforms). What is freed goes back to the system at once: how much the C library would rather
-keep depends on the order of all sizes asked for before, and can be more than half of what is in use.
+keep depends on the order of all sizes asked for before, and can be more than half of what is in use. Linux counts
+pages in batches for each processor, of 128 KiB or more: a peak of a few hundred KiB may be read as none.
 """
 
 from __future__ import annotations
