@@ -1,6 +1,7 @@
 """Settings for every test: repeatable draws, and as many threads as there are processors to go round."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel's module is imported: without a GPU they are interpreted
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and all processes that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

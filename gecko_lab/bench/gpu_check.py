@@ -73,21 +73,20 @@ def run_stage(command: list[str], seconds: float, log: Path, paths: list[str]) -
         errors.write(f"\n== {' '.join(command)}\n".encode())
         errors.flush()
         # In a session of its own, so that whatever it started ends with it.
-        child = subprocess.Popen(
+        with subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-        )
-        try:
-            return child.communicate(timeout=seconds - _LAST_WORDS)[0], None
-        except subprocess.TimeoutExpired:
-            printed = ""
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(child.pid, signal.SIGINT)
-                printed = child.communicate(timeout=_LAST_WORDS)[0]
-            return printed, f"stopped after {seconds:.0f} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+        ) as child:
+            try:
+                return child.communicate(timeout=seconds - _LAST_WORDS)[0], None
+            except subprocess.TimeoutExpired:
+                printed = ""
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(child.pid, signal.SIGINT)
+                    printed = child.communicate(timeout=_LAST_WORDS)[0]
+                return printed, f"stopped after {seconds:.0f} s"
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
 
 
 def run_tests(tests: str, out: Path, seconds: float, log: Path, workers: int = 0) -> dict[str, Any]:

@@ -78,11 +78,13 @@ def test_gpu_check_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "--rehearse" in capsys.readouterr().err
 
 
-def test_run_stage_ends_what_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("deaf", [False, True], ids=["listens", "ignores"])
+def test_run_stage_ends_what_takes_too_long(deaf: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "_LEAST_SECONDS", 0.0)
     monkeypatch.setattr(gpu_check, "_LAST_WORDS", 0.5)
     program = (
-        "import subprocess, sys, time\n"
+        "import signal, subprocess, sys, time\n"
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if deaf else 'default_int_handler'})\n"
         f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
         "time.sleep(600)"
