@@ -11,7 +11,7 @@ from rich.text import Text
 from gecko_lab.bench.table import WIDTH, notes_on_machine, plain_table, ratio_of_times, spread
 from gecko_lab.bench.train_table import check_text, failures
 
-_COLUMNS = (("", 12), ("seconds", 24), ("tokens/s", 12), ("×", 7), ("state, MiB", 14))
+_COLUMNS = (("", 16), ("seconds", 24), ("tokens/s", 12), ("×", 7), ("state, MiB", 14))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ _COLUMNS = (
     ("both", 4),
     ("×", 4),
 )
+_UNITS = ((1e6, "µs"), (1e3, "ms"), (1.0, "s"))
 
 
 def show(result: dict[str, Any]) -> None:
@@ -94,30 +95,43 @@ def ratio_of_times(seconds: dict[str, Any], first: dict[str, Any] | None) -> str
 
 
 def ratio(value: float | None, least: float | None) -> str:
-    """Two figures, or all before the point; nothing where a number is missing."""
-    if not value or not least:
-        return ""
-    return f"{value / least:.{0 if value >= 100 * least else 1 if value >= 10 * least else 2}f}"
+    """`1.27`, `12.7`, `127`, `13k`: at most 4 characters; nothing where a number is missing."""
+    return fitted(value / least, 4, 2) if value and least else ""
 
 
 def share(value: float | None) -> str:
-    """`75%`; nothing where it is not known."""
-    return "" if value is None else f"{value:.{0 if value >= 0.1 else 1}%}"
+    """`7.5%`, `75%`: at most 4 characters; nothing where it is not known."""
+    return "" if value is None else f"{fitted(100 * value, 3, 1)}%"
 
 
 def mebibytes(number: int | None) -> str:
-    """`83`; `12G` where four figures do not hold it."""
+    """`83`; `12G` or `3T` where four figures do not hold it."""
     if number is None:
         return "–"
-    return f"{number / 2**20:.0f}" if number < 9999 * 2**20 else f"{number / 2**30:.0f}G"
+    scale, suffix = (20, "") if number < 9999 * 2**20 else (30, "G") if number < 999 * 2**30 else (40, "T")
+    return f"{number / 2**scale:.0f}{suffix}"
 
 
 def spread(seconds: dict[str, float]) -> str:
-    """`12.3 ms (11.9–14.0)`: the median and the ends."""
-    scale, unit = (1.0, "s") if seconds["median"] >= 10 else (1e3, "ms") if seconds["median"] >= 1e-3 else (1e6, "µs")
-    digits = 0 if seconds["max"] * scale >= 100 else 1
-    median, least, most = (f"{seconds[key] * scale:.{digits}f}" for key in ("median", "min", "max"))
-    return f"{median} {unit} ({least}–{most})"
+    """`12.3 ms (11.9–14.0)`, the median and the ends: at most 19 characters, and so whole or in a coarser unit."""
+    values = [seconds[key] for key in ("median", "min", "max")]
+    finest = 2 if values[0] >= 10 else 1 if values[0] >= 1e-3 else 0
+    texts = []
+    for scale, unit in _UNITS[finest:]:
+        for decimals in (1, 0):
+            median, least, most = (f"{value * scale:.{decimals}f}" for value in values)
+            texts.append(f"{median} {unit} ({least}–{most})")
+    return next((text for text in texts if len(text) <= 19), texts[-1])
+
+
+def fitted(value: float, width: int, decimals: int) -> str:
+    """A number in at most `width` characters: with as many decimals as there is room for, or in thousands and more."""
+    texts = [
+        f"{value / scale:.{digits}f}{suffix}"
+        for scale, suffix in ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+        for digits in range(decimals, -1, -1)
+    ]
+    return next((text for text in texts if len(text) <= width), texts[-1])
 
 
 def notes(result: dict[str, Any]) -> list[str]:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from gecko_lab.bench.table import WIDTH, notes_on_machine, plain_table, ratio, ratio_of_times, share, spread
 
-_COLUMNS = (("", 12), ("step", 22), ("×", 7), ("tokens/s", 12), ("of peak", 9), ("MiB", 10), ("×", 7), ("predicted", 9))
-_MEMORY_COLUMNS = (("", 12), ("tokens", 22), ("KiB a token", 14), ("last over first", 18))
+_COLUMNS = (("", 16), ("step", 22), ("×", 7), ("tokens/s", 12), ("of peak", 9), ("MiB", 10), ("×", 7), ("predicted", 9))
+_MEMORY_COLUMNS = (("", 16), ("tokens", 22), ("KiB a token", 14), ("last over first", 18))
 
 
 def show(result: dict[str, Any]) -> None:

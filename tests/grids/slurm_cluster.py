@@ -7,8 +7,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.processes import is_running
 
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "srun", "munged")
 _CONF = """\
@@ -114,10 +116,11 @@ def _end(pid_file: Path) -> None:
     except (OSError, ValueError):
         return
     for _ in range(100):
-        if not Path(f"/proc/{pid}").exists():
+        if not is_running(pid):
             return
         time.sleep(0.1)
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -21,6 +21,7 @@ from gecko_lab.runs.record_file import read_record, run_state
 from tests.grids.in_process import InProcess
 from tests.grids.lives import Life, trained_in_this_process, values, wait_for
 from tests.grids.tiny import VALUE_DIM, write_grid
+from tests.processes import is_running
 from tests.runs.comparison import assert_same_run
 
 GRID: dict[str, Any] = {"axes": {"width": {"8": {}, "12": {VALUE_DIM: 24}}}, "seeds": 2, "retries": 3}
@@ -41,7 +42,7 @@ def in_training(plan: Plan, least: int = 2) -> int | None:
         rows = path.read_bytes().count(b"\n") if path.exists() else 0
         if record is not None and run_state(run.folder) == "running" and least < rows < 12:
             pid = int(record["starts"][-1]["pid"])
-            if Path(f"/proc/{pid}").exists():  # else it is that of the start before
+            if is_running(pid):  # else it is that of the start before
                 return pid
     return None
 
@@ -218,7 +219,7 @@ time.sleep(600)
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    wait_for(lambda: not is_running(pid))
 
 
 def test_local_launcher_shares_processors_and_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
