@@ -66,8 +66,8 @@ def notes(result: dict[str, Any]) -> list[str]:
     replayed = dict.fromkeys(row["name"] for row in rows if row.get("cuda_graph"))
     return [
         f"Medians of {result['rounds']} interleaved rounds (least–most). ×: time over the first row's, by round.",
-        "Positions are rounded down to where a chunk begins. Ours read a few chunks and are then told to stand there;",
-        "a cache of keys and values is filled with random numbers.",
+        "Positions are rounded down to where a chunk begins. Ours read a few chunks and are then told to",
+        "stand there; a cache of keys and values is filled with random numbers.",
         *([f"CUDA graphs, and a copy of the state a sample: {', '.join(replayed)}."] if replayed else []),
         *notes_on_machine(result),
     ]

@@ -98,8 +98,9 @@ def notes(result: dict[str, Any]) -> list[str]:
     """What the numbers mean and where they come from."""
     return [
         f"Medians of {result['rounds']} interleaved rounds (least–most) of forward, backward, clipping and AdamW.",
-        "×: over the first row's; time by round. of peak: FLOPs that the model needs a second, over the measured peak.",
-        "MiB: peak of a step above weights and moments. Every model but llama-own-loss has the same loss, in pieces.",
-        "predicted: the same without computing anything, from what the parts keep (`gecko_lab.memory_account`).",
+        "×: over the first row's; time by round.",
+        "of peak: FLOPs that the model needs a second, over the measured peak.",
+        "MiB: peak of a step above weights and moments; predicted: the same without computing anything",
+        "(`gecko_lab.memory_account`). All but llama-own-loss have the same loss, in pieces.",
         *notes_on_machine(result),
     ]
