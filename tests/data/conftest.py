@@ -1,12 +1,14 @@
-"""Tiny corpora and tokenizers, made afresh for each test that asks for them."""
+"""Tiny corpora and tokenizers, made afresh for each test that asks for them, and other sizes of parts and chunks."""
 
 from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gecko_lab.data import parts, pool, storage
 from tests.data.corpora import train_sentencepiece, words
 
 
@@ -86,3 +88,31 @@ def tiktoken_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.tiktoken"
     path.write_bytes(b"".join(base64.b64encode(t) + f" {rank}\n".encode() for rank, t in enumerate(tokens)))
     return path
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks so short that documents go on from one to the next."""
+    monkeypatch.setattr(storage, "_SLAB_TOKENS", 256)
+    monkeypatch.setattr(storage, "_CHUNK_SLABS", 4)
+
+
+@pytest.fixture
+def a_part_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file is a part of its own."""
+    monkeypatch.setattr(parts, "_MIN_PART_BYTES", 1)
+    monkeypatch.setattr(parts, "_MAX_PART_BYTES", 1)
+
+
+@pytest.fixture
+def prepared_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first file of each part that is prepared in this process, in order."""
+    found: list[str] = []
+    whole = pool.prepare_part
+
+    def counted(part: parts.Part, *arguments: Any) -> None:
+        found.append(Path(part.files[0].location).name)
+        whole(part, *arguments)
+
+    monkeypatch.setattr(pool, "prepare_part", counted)
+    return found
