@@ -25,8 +25,8 @@ from tests.processes import is_running
 from tests.runs.comparison import assert_same_run
 
 GRID: dict[str, Any] = {"axes": {"width": {"8": {}, "12": {VALUE_DIM: 24}}}, "seeds": 2, "retries": 3}
-# a checkpoint after each step, and steps enough to hit one
-GROUPS: dict[str, Any] = {"trainer": {"max_steps": 16, "val_check_interval": 8}, "checkpoint": {"every": "1 step"}}
+# a checkpoint after each step, and steps enough to hit one, though this process may have to wait for its turn
+GROUPS: dict[str, Any] = {"trainer": {"max_steps": 32, "val_check_interval": 16}, "checkpoint": {"every": "1 step"}}
 
 
 @pytest.fixture(autouse=True)

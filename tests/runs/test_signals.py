@@ -207,14 +207,23 @@ def test_fit_stops_where_its_workers_get_the_signal_too(trainings: Path, tmp_pat
     assert (run_state(run), checkpoint(run)["global_step"]) == ("interrupted", steps(run)[-1])
 
 
-def test_a_second_interrupt_from_the_keyboard_stops_at_once(trainings: Path, tmp_path: Path) -> None:
+def test_a_second_interrupt_from_the_keyboard_stops_at_once(
+    trainings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a step hangs and the time of grace is long."""
-    run, process = tmp_path / "run", start(trainings, tmp_path / "run", trainer__max_steps=100_000)
-    wait_for(lambda: (run / "metrics.csv").exists() and len(metrics(run)) > 3, process)
-    for _ in range(2):
-        os.kill(process.pid or 0, signal.SIGINT)
-    while process.is_alive():
-        os.kill(process.pid or 0, signal.SIGINT)
-        process.join(0.05)
-    assert process.exitcode in (130, -signal.SIGINT), run.with_suffix(".log").read_text()
-    assert run_state(run) == "interrupted"
+    run, given = tmp_path / "run", LanguageModel.training_step
+
+    def hanging(self: LanguageModel, *arguments: Any) -> Any:
+        if in_step(6)(self):
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the second one was not obeyed")
+        return given(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signals, "GRACE_SECONDS", 3600.0)
+        patch.setattr(LanguageModel, "training_step", hanging)
+        assert fit(trainings, run) == 128 + signal.SIGINT
+    assert (run_state(run), steps(run)) == ("interrupted", [4])
+    assert fit(trainings, run) == 0
+    assert_same_run(run, trainings / "whole")
