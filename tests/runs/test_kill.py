@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.runs.comparison import assert_same_run
 from tests.training import LAYER, NETWORK, arguments
 
 KILLS = 22
-STEPS = 96
+STEPS = 240  # more than a slow machine takes between the kills
 # dropout, so that random numbers matter; several epochs, validations and batches to a step
 OPTIONS = {
     "model__network": {**NETWORK, "dropout": 0.1, "layer": LAYER},
@@ -62,8 +63,9 @@ class Life:
         return self._fork.exitcode
 
     def kill(self) -> int | None:
-        """SIGKILL."""
-        os.kill(self.pid, signal.SIGKILL)
+        """SIGKILL, unless it has just ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         return self.wait()
 
 
