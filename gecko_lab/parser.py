@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from gecko_lab.errors import ConfigurationError, nearest
 
 _QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|(--\S+)")
+_UNION = re.compile(r"Does not validate against any of the Union .*?Errors: (.*) Given value type: .*? value: (.*)")
 
 
 class HintingMixin:
@@ -72,7 +73,17 @@ def one_line(message: str) -> str:
     message = re.sub(r"Parser key \"([^\"]+)\": ", r"\1: ", message)
     message = re.sub(r"Expected an? <class '(\w+)'>\.?", r"expected \1,", message)
     message = re.sub(r"Expected an? typing\.Literal\[([^\]]+)\]\.?", r"expected one of \1,", message)
-    return re.sub(r", Got value: ", ", got ", message)
+    message = re.sub(r", Got value: ", ", got ", message)
+    return _UNION.sub(_alternatives, message)
+
+
+def _alternatives(union: re.Match[str]) -> str:
+    """`expected int or null, got two`; the message as it is where a type had more to say."""
+    errors, value = union.groups()
+    before, *types = re.split(r",? ?- expected ", errors.rstrip(", "))
+    if before or any(" - " in text for text in types):
+        return union[0]
+    return f"expected {' or '.join(types).replace('NoneType', 'null')}, got {value}"
 
 
 def run_function(function: Callable[..., Any], program: str, arguments: list[str]) -> Any:

@@ -1,11 +1,12 @@
 """Numbers that may be integers or fractions are what they look like, whichever library was imported first."""
 
 from datetime import timedelta
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import pytest
 
 from gecko_lab.__main__ import main
+from gecko_lab.errors import ConfigurationError
 from gecko_lab.parser import Parser, numbers_first
 from gecko_lab.training_command import TrainingCLI
 
@@ -46,3 +47,22 @@ def test_fit_reads_integers_where_typing_prefers_fractions(
     with pytest.raises(SystemExit, match="0"):
         main(words)
     assert "limit_val_batches: 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "message"),
+    [
+        (int | None, "two", "threads: expected int or null, got two"),
+        (bool | Literal["selective"], "much", "threads: expected bool or one of 'selective', got much"),
+        (Literal["speed", "memory"], "sped", "threads: expected one of 'speed', 'memory', got sped"),
+        (Literal["bf16-true", "32"] | None, "1", "threads: expected one of 'bf16-true', '32' or null, got 1"),
+        (int | None, "a - b, c", "threads: expected int or null, got a - b, c"),
+    ],
+    ids=str,
+)
+def test_a_value_of_no_type_is_told_in_plain_words(hint: Any, given: str, message: str) -> None:
+    parser = Parser()
+    parser.add_argument("--threads", type=hint)
+    with pytest.raises(ConfigurationError) as caught:
+        parser.parse_args(["--threads", given])
+    assert str(caught.value) == message

@@ -19,10 +19,10 @@ SCALES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 UNITS = {"µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-def near(text: str, value: float, share: float = 0.0) -> bool:
-    """Whether a rounded number is that of a value: to half of its last digit, or to a share of it."""
+def near(text: str, value: float, relative: float = 0.0) -> bool:
+    """Whether a rounded number is that of a value: to half of its last digit, or to a part of it."""
     half = 0.5 * 10.0 ** -len(text.partition(".")[2])
-    return abs(float(text) - value) <= max(half, share * value) * (1 + 1e-6)
+    return abs(float(text) - value) <= max(half, relative * value) * (1 + 1e-6)
 
 
 @given(SAMPLES)
